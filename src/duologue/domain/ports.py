@@ -1,0 +1,166 @@
+"""What the actions need from the world outside, with the guarantees that they rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from duologue.domain.errors import Code
+from duologue.domain.model import DirectoryPage, HistoryPage, Person, Roster, SyncPage, User
+
+
+class PendingMessage:
+    """A message on its way through the committer, and afterwards what became of it.
+
+    The store fills in the lower half before it hands the object to the sink. With `failure` set nothing was stored by
+    this request. With `duplicate` set the same message had been stored before: seq, at and rev are those of the first
+    time, and it must not be delivered again. `origin` belongs to the caller and is not looked at.
+
+    `recipient_name` is filled in for the first message of a conversation only, so that the sender's other devices
+    can be told who this is.
+    """
+
+    __slots__ = (
+        "at", "content", "duplicate", "failure", "id", "origin", "recipient", "recipient_name", "recipient_version",
+        "rev", "sender", "sender_version", "seq",
+    )  # fmt: skip
+
+    def __init__(self, sender: str, recipient: str, id: str, content: str, origin: object) -> None:
+        self.sender = sender
+        self.recipient = recipient
+        self.id = id
+        self.content = content
+        self.origin = origin
+        self.seq = 0
+        self.rev = 0
+        self.at = 0
+        self.sender_version = 0
+        self.recipient_version = 0
+        self.recipient_name: str | None = None
+        self.duplicate = False
+        self.failure: Code | None = None
+
+
+class PendingReceipt:
+    """A move of `user`'s positions in the conversation with `peer`; positions beyond the last seq are ignored.
+
+    The store fills in the lower half: the positions after the commit and, where one moved, the new version of each
+    side (0 where nothing moved, and then there is nobody to tell).
+    """
+
+    __slots__ = (
+        "failure", "origin", "peer", "peer_version", "read", "received", "user", "user_version",
+    )  # fmt: skip
+
+    def __init__(self, user: str, peer: str, received: int, read: int, origin: object) -> None:
+        self.user = user
+        self.peer = peer
+        self.received = received
+        self.read = read
+        self.origin = origin
+        self.user_version = 0
+        self.peer_version = 0
+        self.failure: Code | None = None
+
+
+Pending = PendingMessage | PendingReceipt
+Sink = Callable[[Sequence[Pending]], None]
+
+
+class Clock(Protocol):
+    def wall_ms(self) -> int:
+        """Milliseconds since the Unix epoch. May jump either way; never used for order."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that only ever grow."""
+        ...
+
+
+class Store(Protocol):
+    """The truth. Whatever a call has returned, or the sink was given, is on disk and survives a loss of power.
+
+    Reads see one committed snapshot each. Reads and one-off writes raise `Refusal(UNAVAILABLE)` when the store can't
+    answer in time and `Refusal(STORAGE_FULL)` when there's no space to write. All methods belong to the event loop's
+    thread.
+    """
+
+    epoch: str
+    """Changes when a backup was restored, so that no cursor of the lost future is taken for a known one."""
+
+    def submit(self, pending: Pending) -> None:
+        """Queue a write for the next group commit. Never blocks and never loses what it accepted: each accepted object
+        comes back exactly once, in the order of submission, in some call of the sink on the event loop. Raises
+        `Refusal(OVERLOADED)` when the queue is full.
+
+        Messages of one conversation get their seqs in the order of submission. A message's commit moves the sender's
+        own positions to it. Failures of a single message: UNKNOWN_USER, CONFLICT; of a whole batch: STORAGE_FULL,
+        UNAVAILABLE.
+        """
+        ...
+
+    async def create_guest(self, user: User, token_hash: bytes) -> None:
+        """Store a new user with their first session. Raises `Refusal(BAD_REQUEST)` if the id is taken."""
+        ...
+
+    async def session_user(self, token_hash: bytes) -> User | None: ...
+
+    async def people(self, ids: Sequence[str]) -> list[Person]:
+        """Those of the ids that exist, in no particular order."""
+        ...
+
+    async def people_count(self) -> int: ...
+
+    async def directory(self, after: str, limit: int) -> DirectoryPage:
+        """People with ids above `after` ('' for the start)."""
+        ...
+
+    async def peers(self, user: str) -> list[str]:
+        """The ids of all with whom the user has a conversation (themselves too, if they wrote to themselves)."""
+        ...
+
+    async def sync(
+        self, user: str, since: int | None, before: int | None, conversations: int, per_conversation: int, total: int
+    ) -> SyncPage:
+        """Conversations whose last change has `since < version` (and `< before`), most recent change first.
+
+        At most `conversations` of them. Each carries its messages newer than `since`, the latest ones up to
+        `per_conversation`, up to `total` in the page, but always at least its last new one; what is left out becomes
+        the conversation's gap. The work is proportional to what is returned, not to the history. `since=None` reads
+        all. A `since` above the user's version isn't known: then the page is that of `since=None` with
+        `known=False`.
+        """
+        ...
+
+    async def roster(self, user: str, everybody_up_to: int, per_conversation: int, total: int) -> Roster:
+        """Everybody, if there are at most `everybody_up_to` people; else those with whom the user has a conversation,
+        and the user. The user is always among them."""
+        ...
+
+    async def history(self, user: str, peer: str, before: int | None, after: int | None, limit: int) -> HistoryPage:
+        """A page of a conversation: below `before`, above `after`, or the latest. Raises `Refusal(UNKNOWN_CURSOR)` for
+        a position outside 0..last+1 and `Refusal(UNKNOWN_USER)` if the peer doesn't exist."""
+        ...
+
+    async def seen(self, user: str, at: int) -> None:
+        """Write down when a user's last connection ended."""
+        ...
+
+    async def close(self) -> None:
+        """Commit what was submitted, hand it to the sink, and release the files. Further submits are refused."""
+        ...
+
+
+class Bus(Protocol):
+    """Carries encoded events to the nodes where a user is connected. A hint, not the truth: a publication may be lost,
+    repeated or late, for versions tell, and the store has what was missed. Publications of one publisher to one user
+    arrive in order where they arrive."""
+
+    def subscribe(self, user: str) -> None: ...
+
+    def unsubscribe(self, user: str) -> None: ...
+
+    def publish(self, user: str, version: int, frame: bytes, exclude: object) -> None:
+        """Hand `frame` to every node that subscribed to `user`. `version` is the user's version that the event brings
+        them to, or 0 for what isn't stored (typing). `exclude` is the socket that already knows, or None."""
+        ...
