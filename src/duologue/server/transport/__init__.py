@@ -1,0 +1,52 @@
+"""A fast Socket.IO server: websockets by picows, long-polling by ASGI, one session object behind both.
+
+This is the interface that the chat gateway uses, and one that a stranger can use without the chat. It imports only
+`duologue.wire`. All of it belongs to one event loop and one thread.
+
+The application is one object for the whole server::
+
+    class App(Protocol):
+        def on_connect(self, socket: Socket, auth: msgspec.Raw | None) -> None
+            # a CONNECT packet. Answer now or at any later time with socket.accept() or socket.refuse(); until then
+            # no event of this socket is passed on (a client that sends one earlier is closed)
+        def on_event(self, socket: Socket, name: str, args: list[msgspec.Raw], ack_id: int | None,
+                     attachments: tuple[bytes, ...]) -> None
+            # in order of arrival, only between accept() and on_disconnect(). `args` are raw JSON, checked for syntax
+            # and depth, without the name. `attachments` is () unless the event was binary; its placeholders were checked
+            # and duologue.wire.resolve_attachments(args, attachments) puts the bytes in their places
+        def on_disconnect(self, socket: Socket, reason: str) -> None
+            # exactly once for each socket that on_connect got, accepted or not, except one that was refused by refuse()
+
+    class Socket:                       # one namespace of one connection
+        id: str                         # 20 characters, unguessable, never used again; the `sid` of its CONNECT answer
+        namespace: str                  # "/" or "/name"
+        address: str                    # the peer's IP address ("" on a Unix socket)
+        headers: Mapping[str, str]      # the handshake's headers of TransportConfig.keep_headers, names in lower case
+        data: Any                       # the application's own, None at first
+        connected: bool                 # between accept() and the end
+        def accept(self) -> None
+        def refuse(self, message: str, data: bytes | None = None) -> None      # CONNECT_ERROR {message, data}; data is JSON
+        def send(self, frame: Frame) -> None                # queued, leaves at the end of this turn of the loop
+        def ack(self, ack_id: int, *json_args: bytes) -> None
+        def disconnect(self) -> None                        # Socket.IO DISCONNECT: the stock client then stays away
+        def close(self, reason: str) -> None                # ends the whole connection; the stock client comes back
+
+All of Socket's methods may be called at any time, also after the end: then they do nothing.
+
+A frame is encoded once and sent to any number of sockets of its namespace::
+
+    frame = Frame(encode_event("private message", b'{"content":"hi"}'))        # both from duologue.wire
+
+The server::
+
+    server = SocketServer(app, TransportConfig(), Limits(), admit=None, clock=time.monotonic)
+    uvicorn.Config(asgi, ws=server.ws_protocol_class(), http=server.http_protocol_class(), ...)
+    server.asgi                   # the ASGI endpoint for polling, to mount at TransportConfig.path
+    await server.start()          # starts the timer wheel's task
+    await server.drain()          # refuses new connections (503) and closes all, without DISCONNECT packets
+    await server.stop()           # drain, then ends the task
+    server.counters               # connections, slow readers closed, violations, ...
+
+`admit(address) -> float | None` is asked once a handshake: None lets the peer in, seconds refuse it with 429 and
+Retry-After.
+"""
