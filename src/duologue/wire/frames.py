@@ -1,0 +1,67 @@
+"""Outgoing packets, encoded once for every socket, whatever its transport."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+
+SEPARATOR = b"\x1e"
+"""Between the packets of a polling payload (Engine.IO v4)."""
+
+_TEXT = 0x81
+_BINARY = 0x82
+
+
+def websocket_frame(payload: bytes, opcode: int = _TEXT) -> bytes:
+    """One whole, unmasked frame (RFC 6455 section 5.2); `opcode` carries the FIN bit."""
+    size = len(payload)
+    if size < 126:
+        return bytes((opcode, size)) + payload
+    if size < 65_536:
+        return bytes((opcode, 126, size >> 8, size & 255)) + payload
+    return bytes((opcode, 127)) + size.to_bytes(8, "big") + payload
+
+
+class Frame:
+    """An Engine.IO packet, with its binary attachments, ready for both transports.
+
+    `ws` is what goes to a websocket, headers included: frames of one socket are joined and written at once. `payload`
+    is the same for a poll: the packets with separators between them, binary ones as base64. It's derived when first
+    asked for. A frame never changes and is shared by all the sockets that it is sent to.
+    """
+
+    __slots__ = ("_attachments", "_payload", "ws")
+
+    def __init__(self, packet: bytes, attachments: Sequence[bytes] = ()) -> None:
+        self.ws = websocket_frame(packet)
+        if attachments:
+            self.ws = b"".join((self.ws, *(websocket_frame(item, _BINARY) for item in attachments)))
+        self._attachments = attachments
+        self._payload: bytes | None = None
+
+    @classmethod
+    def binary(cls, content: bytes) -> Frame:
+        """A bare Engine.IO binary message, for servers without Socket.IO."""
+        frame = cls.__new__(cls)
+        frame.ws = websocket_frame(content, _BINARY)
+        frame._attachments = ()
+        frame._payload = b"b" + b64encode(content)
+        return frame
+
+    @property
+    def packets(self) -> int:
+        return 1 + len(self._attachments)
+
+    @property
+    def payload(self) -> bytes:
+        if self._payload is None:
+            size = self.ws[1]
+            start = 2 if size < 126 else 4 if size == 126 else 10
+            if self._attachments:
+                if size >= 126:
+                    size = int.from_bytes(self.ws[2:start], "big")
+                encoded = (b"b" + b64encode(item) for item in self._attachments)
+                self._payload = SEPARATOR.join((self.ws[start : start + size], *encoded))
+            else:
+                self._payload = self.ws[start:]
+        return self._payload
