@@ -1,0 +1,126 @@
+"""Options and fixtures for the tests of every floor.
+
+    --seed N             repeat a random run: `rng` follows from it and from the test's name
+    --torture            also run the tests marked `torture` (so does `-m torture`)
+    --echo-command CMD   run the conformance and interoperability tests against another echo server that takes the same arguments
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+import pytest
+
+from tests.support import process
+from tests.support.process import ServerProcess
+
+TEST_TIMEOUT: Final = 120.0
+"""Seconds after which a test that doesn't say otherwise has failed and all stacks are printed (pytest-timeout)."""
+
+_SEED = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("duologue")
+    group.addoption("--seed", type=int, default=None, help="seed of the random tests (default: a fresh one)")
+    group.addoption("--torture", action="store_true", help="also run the tests marked `torture`")
+    group.addoption("--echo-command", default=None, help="the echo server to test instead of examples/echo_server.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "torture: long; runs only with --torture or -m torture")
+    seed = config.getoption("--seed")
+    config.stash[_SEED] = secrets.randbits(32) if seed is None else seed
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"seed: {config.stash[_SEED]}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption("--torture") or "torture" in config.getoption("-m")
+    for item in items:
+        if not wanted and "torture" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="long; runs with --torture"))
+        if "timeout" not in item.keywords and config.pluginmanager.hasplugin("timeout"):
+            item.add_marker(pytest.mark.timeout(TEST_TIMEOUT))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The run's seed; printed with the captured output of a test that fails."""
+    value = request.config.stash[_SEED]
+    print(f"repeat with --seed {value}")
+    return value
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
+    """Random numbers that depend on the seed and the test's name alone, so in whatever order the tests run."""
+    return random.Random(f"{seed} {request.node.nodeid}")
+
+
+class StartServer(Protocol):
+    def __call__(self, *arguments: str, data: Path | None = None, env: Mapping[str, str] | None = None) -> ServerProcess:
+        """Start `duologue serve` with `arguments` on the folder `data` (the test's own if None)."""
+        ...
+
+
+def _finish(servers: list[ServerProcess]) -> None:
+    """Stop every server, print its log for the case that the test failed, and fail if one logged a traceback."""
+    for server in servers:
+        server.stop()
+        print(server.report())
+    if found := [line for server in servers for line in server.tracebacks()]:
+        pytest.fail(f"a server logged an exception that it did not expect: {found}")
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Starts real `duologue serve` processes; all are stopped, and their logs judged, when the test ends."""
+    servers: list[ServerProcess] = []
+
+    def start(*arguments: str, data: Path | None = None, env: Mapping[str, str] | None = None) -> ServerProcess:
+        server = process.duologue(data or tmp_path / "data", *arguments, env=env)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    _finish(servers)
+
+
+@pytest.fixture
+def start_echo(request: pytest.FixtureRequest) -> Iterator[Callable[..., ServerProcess]]:
+    """Starts echo servers of the test's own, for tests that kill them or need other times."""
+    servers: list[ServerProcess] = []
+    command = request.config.getoption("--echo-command")
+
+    def start(*, ping_interval: int = 25_000, ping_timeout: int = 20_000) -> ServerProcess:
+        server = process.echo(shlex.split(command or ""), ping_interval=ping_interval, ping_timeout=ping_timeout)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    _finish(servers)
+
+
+@pytest.fixture(scope="session")
+def shared_echo(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    command = request.config.getoption("--echo-command")
+    with process.echo(shlex.split(command or "")) as server:
+        yield server
+
+
+@pytest.fixture
+def echo_server(shared_echo: ServerProcess) -> Iterator[ServerProcess]:
+    """The echo server with heartbeats every 300 ms and a time-out of 200 ms, one for the whole run: no test may harm it."""
+    mark = shared_echo.log_mark()
+    yield shared_echo
+    print("\n".join(shared_echo.log(mark)))
+    assert shared_echo.alive, shared_echo.report()
+    assert not shared_echo.tracebacks(mark), "the server logged an exception that it did not expect"
