@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from duologue.domain.errors import Code
 from duologue.domain.model import DirectoryPage, HistoryPage, Person, Roster, SyncPage, User
 
@@ -151,16 +153,41 @@ class Store(Protocol):
         ...
 
 
+class Publication(msgspec.Struct, frozen=True, gc=False):
+    """An event for all sockets of one user, encoded once.
+
+    `version` is the user's version that it brings them to, or 0 for what isn't stored. `exclude` is the id of the one
+    socket that already knows, or ''. With `announcement` set it is for those sockets only that aren't told of
+    everybody anyway.
+    """
+
+    user: str
+    version: int
+    packet: bytes
+    exclude: str = ""
+    announcement: bool = False
+
+
 class Bus(Protocol):
-    """Carries encoded events to the nodes where a user is connected. A hint, not the truth: a publication may be lost,
-    repeated or late, for versions tell, and the store has what was missed. Publications of one publisher to one user
-    arrive in order where they arrive."""
+    """Carries events to the nodes where a user is connected. A hint, not the truth: a publication may be lost, repeated
+    or late; the versions tell, and the store has what was missed. The publications of one node to one user arrive in
+    their order, those that arrive."""
 
-    def subscribe(self, user: str) -> None: ...
-
-    def unsubscribe(self, user: str) -> None: ...
-
-    def publish(self, user: str, version: int, frame: bytes, exclude: object) -> None:
-        """Hand `frame` to every node that subscribed to `user`. `version` is the user's version that the event brings
-        them to, or 0 for what isn't stored (typing). `exclude` is the socket that already knows, or None."""
+    def subscribe(self, user: str) -> None:
+        """A socket of the user is here. Called once for each socket."""
         ...
+
+    def unsubscribe(self, user: str) -> None:
+        """A socket of the user is gone."""
+        ...
+
+    def wanted(self, user: str, besides: int = 0) -> bool:
+        """False only if certainly no more than `besides` sockets of the user are connected anywhere, so that encoding
+        an event for the others would be in vain."""
+        ...
+
+    def publish(self, publication: Publication) -> None: ...
+
+
+Receiver = Callable[[Publication], None]
+"""Where a bus delivers what was published for the users that this node subscribed to."""

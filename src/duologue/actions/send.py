@@ -1,0 +1,52 @@
+"""A message and a receipt on their way to the committer: who may, how often, and is it well formed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from duologue.domain.content import check_content, check_message_id
+from duologue.domain.errors import Code, Refusal
+from duologue.domain.identity import check_user_id, new_message_id
+from duologue.domain.limits import ChatLimits
+from duologue.domain.model import User
+from duologue.domain.ports import Clock, PendingMessage, PendingReceipt, Store
+from duologue.domain.rate import TokenBucket
+
+MAX_POSITION: Final = 2**53
+"""The largest integer that every JSON reader keeps exactly (RFC 8259, section 6)."""
+
+
+class Sender:
+    """What one user may send. Shared by all their sockets on this node, as is the rate."""
+
+    __slots__ = ("_bucket", "_clock", "_limits", "_store", "user")
+
+    def __init__(self, user: User, store: Store, clock: Clock, limits: ChatLimits) -> None:
+        self.user = user
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        self._bucket = TokenBucket(limits.message_burst, clock.monotonic())
+
+    def message(self, to: str, content: str, id: str | None, origin: object) -> None:
+        """Submit a message; what became of it reaches the store's sink with `origin`. Raises `Refusal`."""
+        check_user_id(to)
+        check_content(content, self._limits.max_content)
+        if id is None:
+            id = new_message_id()
+        else:
+            check_message_id(id)
+        self._store.submit(PendingMessage(self.user.id, to, id, content, origin))
+
+    def receipt(self, peer: str, received: int, read: int, origin: object) -> None:
+        """Submit a move of the positions (0: leave that one). As `message`."""
+        check_user_id(peer)
+        if not (0 <= received <= MAX_POSITION and 0 <= read <= MAX_POSITION):
+            raise Refusal(Code.BAD_REQUEST, f"`seq` is not between 0 and {MAX_POSITION}")
+        self._store.submit(PendingReceipt(self.user.id, peer, received, read, origin))
+
+    def spend(self) -> None:
+        """Take one from the user's allowance, of which every event costs one. Raises `Refusal(RATE_LIMITED)`."""
+        wait = self._bucket.take(self._clock.monotonic(), self._limits.message_rate, self._limits.message_burst)
+        if wait:
+            raise Refusal(Code.RATE_LIMITED, retry_after=wait)

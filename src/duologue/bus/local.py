@@ -1,0 +1,34 @@
+"""The bus of a single process: a publication is delivered at once, in order, exactly once."""
+
+from __future__ import annotations
+
+from duologue.domain.ports import Publication, Receiver
+
+
+class LocalBus:
+    """Implements `duologue.domain.ports.Bus`."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[str, int] = {}
+        self._receiver: Receiver | None = None
+
+    def connect(self, receiver: Receiver) -> None:
+        """Where publications go. Called once, before the first."""
+        self._receiver = receiver
+
+    def subscribe(self, user: str) -> None:
+        self._sockets[user] = self._sockets.get(user, 0) + 1
+
+    def unsubscribe(self, user: str) -> None:
+        left = self._sockets[user] - 1
+        if left:
+            self._sockets[user] = left
+        else:
+            del self._sockets[user]
+
+    def wanted(self, user: str, besides: int = 0) -> bool:
+        return self._sockets.get(user, 0) > besides
+
+    def publish(self, publication: Publication) -> None:
+        if publication.user in self._sockets and self._receiver is not None:
+            self._receiver(publication)

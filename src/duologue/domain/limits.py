@@ -1,0 +1,30 @@
+"""The bounds of the chat that an operator may move. The settings of the same names explain each to them."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ChatLimits(msgspec.Struct, frozen=True, kw_only=True):
+    max_content: int
+    """Characters of a message."""
+    page: int
+    """Messages in a page, and conversations in a page of a sync."""
+    max_page: int
+    sync_total: int = 500
+    """Messages in one page of a sync, over all its conversations."""
+    announce_people: int
+    """Up to so many people everybody is announced to everybody."""
+    roster_messages: int
+    roster_total: int
+    message_rate: float
+    """Messages, receipts and typing hints a second and user, in the long run."""
+    message_burst: float
+    request_limit: int
+    """Requests that one socket may have under way."""
+    max_watch: int
+    """People whose presence one socket may watch."""
+    presence_grace: float
+    """Seconds after the last socket of a user is gone until they are told to be offline."""
+    typing_repeat: float
+    typing_expires: float

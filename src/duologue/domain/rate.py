@@ -1,0 +1,51 @@
+"""Token buckets: how often somebody may do something."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+MAX_BUCKETS: Final = 100_000
+"""Addresses that are remembered at once; the one that was quiet for longest is forgotten first."""
+
+
+class TokenBucket:
+    """Allows `burst` at once and `rate` a second in the long run."""
+
+    __slots__ = ("_at", "_tokens")
+
+    def __init__(self, burst: float, now: float) -> None:
+        self._tokens = burst
+        self._at = now
+
+    def take(self, now: float, rate: float, burst: float) -> float:
+        """Take one token. 0.0 if there was one, else the seconds until there will be one. `now` is monotonic."""
+        tokens = self._tokens + (now - self._at) * rate
+        if tokens > burst:
+            tokens = burst
+        self._at = now
+        if tokens >= 1.0:
+            self._tokens = tokens - 1.0
+            return 0.0
+        self._tokens = tokens
+        return (1.0 - tokens) / rate
+
+
+class KeyedBuckets:
+    """A bucket per key, for keys that anybody can make up (addresses)."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def take(self, key: str, now: float) -> float:
+        """As `TokenBucket.take`."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(self._burst, now)
+            if len(self._buckets) > MAX_BUCKETS:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(key)
+        return bucket.take(now, self._rate, self._burst)

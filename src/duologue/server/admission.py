@@ -1,0 +1,96 @@
+"""From CONNECT to the first page: who is this, what have they missed, and who has to be told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from duologue.actions import reading
+from duologue.actions.send import Sender
+from duologue.actions.sessions import sign_in
+from duologue.domain.cursor import format_cursor
+from duologue.domain.errors import Code, Refusal
+from duologue.domain.limits import ChatLimits
+from duologue.domain.model import User
+from duologue.domain.ports import Clock, Store
+from duologue.server import events
+from duologue.server.hub import Client, Hub
+from duologue.server.presence import Presence
+from duologue.server.transport import Frame, Socket
+from duologue.wire import encode_event
+
+ADMISSIONS_AT_ONCE: Final = 64
+"""Sign-ins that read the store at the same time; the others wait in line, so that a herd is served one after
+another instead of all late."""
+
+_decode_auth = msgspec.json.Decoder(events.Auth).decode
+
+
+class Admission:
+    def __init__(self, hub: Hub, presence: Presence, store: Store, clock: Clock, limits: ChatLimits) -> None:
+        self._hub = hub
+        self._presence = presence
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        self._line = asyncio.Semaphore(ADMISSIONS_AT_ONCE)
+
+    async def admit(self, socket: Socket, raw: msgspec.Raw | None) -> None:
+        """Sign the socket in, bring it up to date and let it go live; `socket.data` is then its `Client`.
+
+        The client's backlog begins before the store is read, so that nothing falls between the page and what
+        follows it. Raises `Refusal` if it can't be signed in. The gateway cancels the call when the socket is gone.
+        """
+        auth = _auth(raw)
+        async with self._line:
+            user, token = await sign_in(self._store, auth.session_id, auth.username)
+            if token != auth.session_id:
+                self._presence.somebody_joined()
+            sender = self._hub.sender_of(user.id) or Sender(user, self._store, self._clock, self._limits)
+            syncs = isinstance(auth.sync, dict)
+            client = Client(socket, sender, syncs)
+            came = self._presence.arrive(client)
+            self._hub.attach(client)
+            socket.data = client
+            if syncs:
+                version, first = await self._sync_page(user, auth.sync.get("since"))
+            else:
+                version, first = await self._roster(user)
+        socket.accept()
+        socket.send(Frame(encode_event("session", events.session(token, user))))
+        socket.send(first())  # encoded only now, so that it says who is online now
+        self._hub.go_live(client, version)
+        if came:
+            await self._presence.announce(user)
+
+    async def _sync_page(self, user: User, since: object) -> tuple[int, Callable[[], Frame]]:
+        page, reset = await reading.first_sync(self._store, self._limits, user.id, since)
+        cursor = format_cursor(self._store.epoch, page.version)
+
+        def frame() -> Frame:
+            body = events.sync(page, cursor, reset, user, self._limits, self._presence.is_online)
+            return Frame(encode_event("sync", body))
+
+        return page.version, frame
+
+    async def _roster(self, user: User) -> tuple[int, Callable[[], Frame]]:
+        roster = await reading.roster(self._store, self._limits, user.id)
+
+        def frame() -> Frame:
+            is_online = self._presence.is_online
+            people = [events.roster_entry(each, is_online(each.id), messages) for each, messages in roster.people]
+            return Frame(encode_event("users", events.encode(people)))
+
+        return roster.version, frame
+
+
+def _auth(raw: msgspec.Raw | None) -> events.Auth:
+    if raw is None:
+        return events.Auth()
+    try:
+        return _decode_auth(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise Refusal(Code.INVALID_USERNAME, "the auth payload is not an object") from None

@@ -1,0 +1,44 @@
+"""The one place where a refusal becomes what the peer sees."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from duologue.domain.errors import Refusal
+from duologue.server import events
+from duologue.server.hub import Client
+from duologue.server.transport import Frame, Socket
+from duologue.wire import encode_event
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER: Final = 1.0
+"""Seconds, where a retry can help and nothing better is known."""
+
+
+def refuse(client: Client, event: str, ack_id: int | None, refusal: Refusal, id: str | None = None) -> None:
+    """Answer an event with its refusal: by the ack if one was asked for, else by the event `refused`."""
+    logger.debug("user %s: %r refused: %s", client.user_id, event, refusal)
+    retry_after = _retry_after(refusal)
+    if ack_id is not None:
+        client.socket.ack(ack_id, events.refusal(refusal.code, refusal.code.sentence, retry_after))
+    else:
+        body = events.refusal(refusal.code, refusal.code.sentence, retry_after, event, id)
+        client.socket.send(Frame(encode_event("refused", body)))
+
+
+def refuse_connection(socket: Socket, refusal: Refusal) -> None:
+    """CONNECT_ERROR with the code as its message, as the guide's client expects it of `invalid username`."""
+    body = {"code": refusal.code, "message": refusal.code.sentence}
+    retry_after = _retry_after(refusal)
+    if retry_after is not None:
+        socket.refuse(refusal.code, events.encode({**body, "retryAfter": retry_after}))
+    else:
+        socket.refuse(refusal.code, events.encode(body))
+
+
+def _retry_after(refusal: Refusal) -> float | None:
+    if not refusal.code.retry:
+        return None
+    return round(refusal.retry_after, 3) if refusal.retry_after is not None else RETRY_AFTER

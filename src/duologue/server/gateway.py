@@ -1,0 +1,214 @@
+"""Between sockets and actions: an event's name finds its handler, its arguments are decoded once.
+
+The path of a message is synchronous from here to the committer's queue, and again from the committed batch to the
+sockets. Whatever reads the store runs in an owned task with a time-out; how many one socket may have is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import msgspec
+
+from duologue.domain.errors import Code, DuologueError, Refusal
+from duologue.domain.identity import check_user_id
+from duologue.domain.limits import ChatLimits
+from duologue.domain.ports import Bus, Clock, Publication, Store
+from duologue.server import events
+from duologue.server.admission import Admission
+from duologue.server.answers import refuse, refuse_connection
+from duologue.server.catchup import CatchUp
+from duologue.server.hub import Client, Hub
+from duologue.server.presence import Presence
+from duologue.server.requests import REQUESTS, Requests
+from duologue.server.transport import Socket
+from duologue.wire import encode_event
+
+logger = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT: Final = 20.0
+"""Seconds that one request may take."""
+
+ADMISSION_TIMEOUT: Final = 60.0
+"""Seconds from CONNECT to the first page, waiting in line included."""
+
+_BAD_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for raw JSON that isn't the struct asked for."""
+
+_decode_message = msgspec.json.Decoder(events.PrivateMessage).decode
+_decode_position = msgspec.json.Decoder(events.Position).decode
+_decode_typing = msgspec.json.Decoder(events.Typing).decode
+_request_decoders = {name: msgspec.json.Decoder(type_).decode for name, (type_, _) in REQUESTS.items()}
+
+
+class Gateway:
+    """The application behind the transports (`duologue.server.transport.App`)."""
+
+    def __init__(self, store: Store, bus: Bus, clock: Clock, limits: ChatLimits) -> None:
+        self._store = store
+        self._bus = bus
+        self._limits = limits
+        self.hub = Hub(bus, self._catch_up, lambda: self.presence.everybody_is_announced())
+        self.presence = Presence(self.hub, store, clock, limits)
+        self._admission = Admission(self.hub, self.presence, store, clock, limits)
+        self._catchup = CatchUp(self.hub, store, limits)
+        self._requests = Requests(store, self.presence, limits)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._admissions: dict[Socket, asyncio.Task[None]] = {}
+        self._draining = False
+        self._handlers: dict[str, Callable[[Client, msgspec.Raw, int | None], None]] = {
+            "private message": self._private_message,
+            "received": self._received,
+            "read": self._read,
+            "typing": self._typing,
+        }
+
+    async def start(self) -> None:
+        await self.presence.start()
+        self._spawn(self.presence.run(), "presence")
+
+    def refuse_requests(self) -> None:
+        """The server is shutting down: what was submitted is still answered, everything new is refused."""
+        self._draining = True
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def on_connect(self, socket: Socket, auth: msgspec.Raw | None) -> None:
+        if socket.namespace != "/":
+            socket.refuse("Invalid namespace")
+        elif self._draining:
+            socket.close("the server is shutting down")
+        else:
+            self._admissions[socket] = self._spawn(self._admit(socket, auth), "admission")
+
+    def on_disconnect(self, socket: Socket, reason: str) -> None:
+        admission = self._admissions.pop(socket, None)
+        if admission is not None:
+            admission.cancel()
+        client = socket.data
+        if client is not None:
+            socket.data = None
+            self.hub.detach(client)
+            self.presence.depart(client)
+
+    def on_event(
+        self, socket: Socket, name: str, args: list[msgspec.Raw], ack_id: int | None, attachments: tuple[bytes, ...]
+    ) -> None:
+        client: Client = socket.data
+        try:
+            if self._draining:
+                raise Refusal(Code.UNAVAILABLE, "the server is shutting down")
+            client.sender.spend()
+            if not args or attachments:
+                raise Refusal(Code.BAD_REQUEST, "one argument is needed, without attachments")
+            handler = self._handlers.get(name)
+            if handler is not None:
+                handler(client, args[0], ack_id)
+            elif name in REQUESTS:
+                self._request(client, name, args[0], ack_id)
+            else:
+                raise Refusal(Code.UNKNOWN_EVENT)
+        except Refusal as refusal:
+            refuse(client, name, ack_id, refusal, _message_id(args) if name == "private message" else None)
+        except _BAD_JSON as error:
+            refuse(client, name, ack_id, Refusal(Code.BAD_REQUEST, str(error)))
+
+    def _private_message(self, client: Client, raw: msgspec.Raw, ack_id: int | None) -> None:
+        asked = _decode_message(raw)
+        client.sender.message(asked.to, asked.content, asked.id, (client, ack_id))
+
+    def _received(self, client: Client, raw: msgspec.Raw, ack_id: int | None) -> None:
+        asked = _decode_position(raw)
+        client.sender.receipt(asked.peer, asked.seq, 0, (client, ack_id))
+
+    def _read(self, client: Client, raw: msgspec.Raw, ack_id: int | None) -> None:
+        asked = _decode_position(raw)
+        client.sender.receipt(asked.peer, asked.seq, asked.seq, (client, ack_id))
+
+    def _typing(self, client: Client, raw: msgspec.Raw, ack_id: int | None) -> None:
+        asked = _decode_typing(raw)
+        check_user_id(asked.to)
+        if self._bus.wanted(asked.to):
+            packet = encode_event("typing", events.encode({"from": client.user_id}))
+            self._bus.publish(Publication(asked.to, 0, packet, client.socket.id))
+        if ack_id is not None:
+            client.socket.ack(ack_id, b"{}")
+
+    def _request(self, client: Client, name: str, raw: msgspec.Raw, ack_id: int | None) -> None:
+        asked = _request_decoders[name](raw)
+        if client.requests >= self._limits.request_limit:
+            raise Refusal(Code.OVERLOADED, f"{client.requests} requests are under way")
+        client.requests += 1
+        self._spawn(self._answer(client, name, asked, ack_id), name)
+
+    async def _answer(self, client: Client, name: str, asked: Any, ack_id: int | None) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                answer = await REQUESTS[name][1](self._requests, client, asked)
+        except Refusal as refusal:
+            refuse(client, name, ack_id, refusal)
+        except (TimeoutError, DuologueError) as error:
+            logger.warning("user %s: %r was not answered: %r", client.user_id, name, error)
+            refuse(client, name, ack_id, Refusal(Code.UNAVAILABLE))
+        else:
+            if ack_id is not None:
+                client.socket.ack(ack_id, answer)
+        finally:
+            client.requests -= 1
+
+    async def _admit(self, socket: Socket, auth: msgspec.Raw | None) -> None:
+        try:
+            async with asyncio.timeout(ADMISSION_TIMEOUT):
+                await self._admission.admit(socket, auth)
+        except Refusal as refusal:
+            if refusal.code.retry:
+                # The stock client never comes back after CONNECT_ERROR, but does after a lost connection.
+                logger.warning("%s: closed at sign-in: %s", socket.address, refusal)
+                socket.close(str(refusal.code))
+            else:
+                logger.info("%s: refused at sign-in: %s", socket.address, refusal)
+                refuse_connection(socket, refusal)
+        except TimeoutError:
+            logger.warning("%s: closed, sign-in took more than %g s", socket.address, ADMISSION_TIMEOUT)
+            socket.close("sign-in took too long")
+        except Exception:
+            socket.close("sign-in failed")
+            raise
+        finally:
+            self._admissions.pop(socket, None)
+
+    def _catch_up(self, client: Client) -> None:
+        self._spawn(self._caught_up(client), "catch-up")
+
+    async def _caught_up(self, client: Client) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                await self._catchup.run(client)
+        except (TimeoutError, DuologueError) as error:
+            logger.warning("user %s: could not be brought up to date: %r", client.user_id, error)
+            client.socket.close("it could not be brought up to date")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("the task %r failed", task.get_name(), exc_info=error)
+
+
+def _message_id(args: list[msgspec.Raw]) -> str | None:
+    """The id of a refused message, so that a client that asked for no ack can tell which one it was."""
+    try:
+        return _decode_message(args[0]).id
+    except (IndexError, *_BAD_JSON):
+        return None

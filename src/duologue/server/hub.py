@@ -1,0 +1,130 @@
+"""Which sockets are here, and what each of them was told.
+
+The hub is where the bus ends: it compares a publication's version with what each socket of the user has. The next
+one is sent; a known one is dropped; after a gap the socket's publications wait in a backlog until the store was read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from duologue.actions.send import Sender
+from duologue.domain.ports import Bus, Publication
+from duologue.server.transport import Frame, Socket
+
+logger = logging.getLogger(__name__)
+
+MAX_BACKLOG: Final = 10_000
+"""Events kept for one socket while the store is read for it. A socket that would need more is closed, and finds
+everything at its next sync."""
+
+
+class Client:
+    """A signed-in socket."""
+
+    __slots__ = ("backlog", "requests", "sender", "socket", "syncs", "version", "watched")
+
+    def __init__(self, socket: Socket, sender: Sender, syncs: bool) -> None:
+        self.socket = socket
+        self.sender = sender
+        self.syncs = syncs
+        """It has the sync form of the protocol, else the guide's."""
+        self.version = 0
+        """The user's version that this socket was brought to."""
+        self.backlog: list[tuple[int, Frame | None]] | None = []
+        """What waits while the store is read, each with its version (0: not stored); None while live."""
+        self.watched: frozenset[str] = frozenset()
+        self.requests = 0
+        """Requests under way."""
+
+    @property
+    def user_id(self) -> str:
+        return self.sender.user.id
+
+
+class Hub:
+    """`on_gap` is called with a client that missed something; its backlog has been started."""
+
+    def __init__(self, bus: Bus, on_gap: Callable[[Client], None], everybody_is_announced: Callable[[], bool]) -> None:
+        self._bus = bus
+        self._on_gap = on_gap
+        self._everybody_is_announced = everybody_is_announced
+        self._clients: dict[str, list[Client]] = {}
+
+    def attach(self, client: Client) -> None:
+        """From now on the client's events are gathered in its backlog; `go_live` ends that."""
+        self._clients.setdefault(client.user_id, []).append(client)
+        self._bus.subscribe(client.user_id)
+
+    def detach(self, client: Client) -> None:
+        clients = self._clients[client.user_id]
+        clients.remove(client)
+        if not clients:
+            del self._clients[client.user_id]
+        client.backlog = None
+        self._bus.unsubscribe(client.user_id)
+
+    def is_here(self, user_id: str) -> bool:
+        return user_id in self._clients
+
+    def sender_of(self, user_id: str) -> Sender | None:
+        """The sender that the user's sockets here share."""
+        clients = self._clients.get(user_id)
+        return clients[0].sender if clients else None
+
+    def clients(self, user_id: str) -> Iterable[Client]:
+        return self._clients.get(user_id, ())
+
+    def all_clients(self) -> list[Client]:
+        return [client for clients in self._clients.values() for client in clients]
+
+    def receive(self, publication: Publication) -> None:
+        """The bus's receiver."""
+        clients = self._clients.get(publication.user)
+        if clients is None:
+            return
+        frame = Frame(publication.packet)
+        for client in clients:
+            if client.socket.id == publication.exclude:
+                self._deliver(client, publication.version, None)
+            elif publication.announcement and not client.syncs and self._everybody_is_announced():
+                continue
+            else:
+                self._deliver(client, publication.version, frame)
+
+    def tell(self, client: Client, frame: Frame) -> None:
+        """Send what is not stored (presence, typing), in its place among the rest."""
+        self._deliver(client, 0, frame)
+
+    def advance(self, client: Client, version: int) -> None:
+        """The client knows of `version` without being sent anything: it's the answer to its own request."""
+        self._deliver(client, version, None)
+
+    def go_live(self, client: Client, version: int) -> None:
+        """The client has been brought to `version` by what was read; the rest of its backlog follows."""
+        waiting = client.backlog or []
+        client.backlog = None
+        client.version = version
+        for item in waiting:
+            self._deliver(client, *item)
+
+    def _deliver(self, client: Client, version: int, frame: Frame | None) -> None:
+        if client.backlog is not None:
+            if len(client.backlog) >= MAX_BACKLOG:
+                client.socket.close("its backlog is full")
+            else:
+                client.backlog.append((version, frame))
+            return
+        if version:
+            if version <= client.version:
+                return
+            if version != client.version + 1:
+                logger.info("user %s: version %d follows %d, reading the store", client.user_id, version, client.version)
+                client.backlog = [(version, frame)]
+                self._on_gap(client)
+                return
+            client.version = version
+        if frame is not None:
+            client.socket.send(frame)

@@ -1,0 +1,67 @@
+"""The events that read: each answered by its ack, in a task of its own, a bounded number at once per socket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from duologue.actions import reading
+from duologue.domain.cursor import format_cursor
+from duologue.domain.limits import ChatLimits
+from duologue.domain.ports import Store
+from duologue.server import events
+from duologue.server.hub import Client
+from duologue.server.presence import Presence
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import msgspec
+
+    Request = Callable[["Requests", Client, Any], Awaitable[bytes]]
+
+
+class Requests:
+    """Each method takes the client and its decoded argument, and returns the ack's JSON or raises `Refusal`."""
+
+    def __init__(self, store: Store, presence: Presence, limits: ChatLimits) -> None:
+        self._store = store
+        self._presence = presence
+        self._limits = limits
+
+    async def sync(self, client: Client, asked: events.Sync) -> bytes:
+        page, reset = await reading.next_sync(self._store, self._limits, client.user_id, asked.since, asked.next)
+        cursor = format_cursor(self._store.epoch, page.version)
+        user = client.sender.user
+        return events.sync(page, cursor, reset, user, self._limits, self._presence.is_online)
+
+    async def history(self, client: Client, asked: events.History) -> bytes:
+        page = await reading.history(
+            self._store, self._limits, client.user_id, asked.peer, asked.before, asked.after, asked.limit
+        )
+        return events.encode({"messages": [events.stored(each) for each in page.messages], "more": page.more})
+
+    async def directory(self, client: Client, asked: events.Directory) -> bytes:
+        page = await reading.directory(self._store, self._limits, asked.after, asked.limit)
+        return events.encode(
+            {
+                "people": [events.person(each, self._presence.is_online(each.user.id)) for each in page.people],
+                "next": page.next,
+            }
+        )
+
+    async def watch(self, client: Client, asked: events.Watch) -> bytes:
+        people = await reading.people(self._store, self._limits, asked.users)
+        if client.socket.connected:
+            self._presence.watch(client, frozenset(each.user.id for each in people))
+        return events.encode(
+            {"people": [events.person(each, self._presence.is_online(each.user.id)) for each in people]}
+        )
+
+
+REQUESTS: dict[str, tuple[type[msgspec.Struct], Request]] = {
+    "sync": (events.Sync, Requests.sync),
+    "history": (events.History, Requests.history),
+    "directory": (events.Directory, Requests.directory),
+    "watch": (events.Watch, Requests.watch),
+}
+"""The argument's type and the method, by the event's name."""
