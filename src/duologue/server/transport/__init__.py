@@ -50,3 +50,14 @@ The server::
 `admit(address) -> float | None` is asked once a handshake: None lets the peer in, seconds refuse it with 429 and
 Retry-After.
 """
+
+from __future__ import annotations
+
+from duologue.server.transport.config import TransportConfig
+from duologue.server.transport.connection import App
+from duologue.server.transport.counters import Counters
+from duologue.server.transport.engine import Engine
+from duologue.server.transport.server import SocketServer
+from duologue.server.transport.socket import Socket
+
+__all__ = ["App", "Counters", "Engine", "Socket", "SocketServer", "TransportConfig"]

@@ -1,0 +1,108 @@
+"""A Socket.IO server of its own, made of Duologue's wire core and transports alone: it echoes.
+
+It's what the public test suites of the Engine.IO v4 and Socket.IO v5 protocols expect to talk to:
+
+    python examples/echo_server.py --port 3000 --ping-interval 300 --ping-timeout 200
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from msgspec import Raw
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from duologue.server.transport import Engine, Socket, SocketServer, TransportConfig
+from duologue.server.transport.session import Session
+from duologue.wire import Frame, Limits, encode_ack, encode_event
+
+NAMESPACES = ("/", "/custom")
+
+
+class Echo:
+    """Answers `message` with `message-back`, `message-with-ack` with its ack, binary arguments included."""
+
+    def on_connect(self, socket: Socket, auth: Raw | None) -> None:
+        if socket.namespace not in NAMESPACES:
+            socket.refuse("Invalid namespace")
+            return
+        socket.accept()
+        socket.send(Frame(encode_event("auth", b"{}" if auth is None else bytes(auth), namespace=socket.namespace)))
+
+    def on_event(
+        self, socket: Socket, name: str, args: list[Raw], ack_id: int | None, attachments: tuple[bytes, ...]
+    ) -> None:
+        # The arguments go back as they came, with the placeholders that stand for the attachments.
+        json_args = [bytes(arg) for arg in args]
+        namespace, count = socket.namespace, len(attachments)
+        if name == "message":
+            packet = encode_event("message-back", *json_args, namespace=namespace, attachments=count)
+            socket.send(Frame(packet, attachments))
+        elif name == "message-with-ack" and ack_id is not None:
+            packet = encode_ack(ack_id, *json_args, namespace=namespace, attachments=count)
+            socket.send(Frame(packet, attachments))
+
+    def on_disconnect(self, socket: Socket, reason: str) -> None:
+        pass
+
+
+class RawEcho:
+    """Echoes bare Engine.IO messages, without Socket.IO."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def on_text(self, packet: bytes) -> None:
+        self._session.send(Frame(packet))
+
+    def on_binary(self, content: bytes) -> None:
+        self._session.send(Frame.binary(content))
+
+    def on_close(self, reason: str) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Echo server for the Engine.IO and Socket.IO test suites")
+    parser.add_argument("--host", default="localhost")
+    parser.add_argument("--port", type=int, default=3000)
+    parser.add_argument("--ping-interval", type=int, default=25_000, help="milliseconds")
+    parser.add_argument("--ping-timeout", type=int, default=20_000, help="milliseconds")
+    options = parser.parse_args()
+
+    config = TransportConfig(
+        ping_interval=options.ping_interval / 1000,
+        ping_timeout=options.ping_timeout / 1000,
+        connect_timeout=1.0,
+        allowed_origins=("*",),
+    )
+    limits = Limits(max_payload=1_000_000)
+    server = SocketServer(Echo(), config, limits)
+    raw = Engine(RawEcho, config, limits)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await server.start()
+        await raw.start()
+        yield
+        await raw.stop()
+        await server.stop()
+
+    app = Starlette(routes=[Mount("/socket.io", server.asgi), Mount("/engine.io", raw.asgi)], lifespan=lifespan)
+    uvicorn.run(
+        app,
+        host=options.host,
+        port=options.port,
+        loop="uvloop",
+        ws=server.ws_protocol_class({"/engine.io/": raw}),
+        http=server.http_protocol_class(),
+        log_level="warning",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The Socket.IO side of a session: its namespaces, and the application's sockets in them."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import Raw
+
+from duologue.server.transport.session import Session
+from duologue.server.transport.socket import Socket
+from duologue.server.transport.wheel import Wheel
+from duologue.wire.limits import Limits
+from duologue.wire.namespaces import Input, Namespaces, Received
+from duologue.wire.socketio import Ack, Connect, Disconnect, Event
+from duologue.wire.violation import Violation
+
+log = logging.getLogger("duologue.transport")
+
+_ID_BYTES = 15
+
+
+class App(Protocol):
+    """The application: one object for the whole server. See the package's docstring."""
+
+    def on_connect(self, socket: Socket, auth: Raw | None) -> None: ...
+
+    def on_event(
+        self, socket: Socket, name: str, args: list[Raw], ack_id: int | None, attachments: tuple[bytes, ...]
+    ) -> None: ...
+
+    def on_disconnect(self, socket: Socket, reason: str) -> None: ...
+
+
+AckHandler = Callable[[Socket, int, list[Raw], tuple[bytes, ...]], None]
+"""Gets what clients answer to events that were sent with an ack id."""
+
+
+class Connection:
+    """Sits on a session (`session.Handler`). In no namespace for `connect_timeout`, the session is closed."""
+
+    __slots__ = ("_app", "_connect_timeout", "_namespaces", "_on_ack", "_sockets", "_wheel", "due", "session")
+
+    def __init__(
+        self,
+        session: Session,
+        app: App,
+        limits: Limits,
+        wheel: Wheel,
+        connect_timeout: float,
+        on_ack: AckHandler | None,
+    ) -> None:
+        self.session = session
+        self.due = 0
+        self._app = app
+        self._on_ack = on_ack
+        self._wheel = wheel
+        self._connect_timeout = connect_timeout
+        self._namespaces = Namespaces(limits)
+        self._sockets: dict[str, Socket] = {}
+        wheel.schedule(self, connect_timeout)
+
+    # From the session
+
+    def on_text(self, packet: bytes) -> None:
+        self._dispatch(self._namespaces.receive_text(packet))
+
+    def on_binary(self, content: bytes) -> None:
+        self._dispatch(self._namespaces.receive_binary(content))
+
+    def on_close(self, reason: str) -> None:
+        self._wheel.cancel(self)
+        sockets, self._sockets = self._sockets, {}
+        for socket in sockets.values():
+            self._farewell(socket, reason)
+
+    def expire(self) -> None:
+        self.session.close("no CONNECT in time")
+
+    # From sockets
+
+    def holds(self, socket: Socket) -> bool:
+        return self._sockets.get(socket.namespace) is socket
+
+    def apply(self, socket: Socket, what: Input) -> bool:
+        """The application's answer or farewell, if this socket is still the one of its namespace."""
+        return self.holds(socket) and self._namespaces.apply(socket.namespace, what)
+
+    def leave(self, socket: Socket, reason: str | None = None) -> None:
+        """Let go of a socket; the application hears of it if there's a reason."""
+        del self._sockets[socket.namespace]
+        if not self._sockets and not self.session.closed:
+            self._wheel.schedule(self, self._connect_timeout)
+        if reason is not None:
+            self._farewell(socket, reason)
+
+    # Inside
+
+    def _dispatch(self, received: Received) -> None:
+        try:
+            if type(received) is Event:
+                socket = self._sockets[received.namespace]
+                self._app.on_event(socket, received.name, received.args, received.ack_id, received.attachments)
+            elif isinstance(received, Violation):
+                self.session.violate(received.reason)
+            elif isinstance(received, Connect):
+                self._wheel.cancel(self)
+                socket = Socket(self, secrets.token_urlsafe(_ID_BYTES), received.namespace)
+                self._sockets[received.namespace] = socket
+                self._app.on_connect(socket, received.auth)
+            elif isinstance(received, Disconnect):
+                dismissed = self._sockets.get(received.namespace)
+                if dismissed is not None:
+                    self.leave(dismissed, "client disconnected")
+            elif isinstance(received, Ack) and self._on_ack is not None:
+                socket = self._sockets[received.namespace]
+                self._on_ack(socket, received.ack_id, received.args, received.attachments)
+        except Exception:
+            log.exception("the application failed; its connection is closed")
+            self.session.fail()
+
+    def _farewell(self, socket: Socket, reason: str) -> None:
+        socket.connected = False
+        try:
+            self._app.on_disconnect(socket, reason)
+        except Exception:
+            log.exception("the application failed at a disconnection")

@@ -1,0 +1,188 @@
+"""An Engine.IO server: the sessions, and the one way in for both transports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from duologue.server.transport.config import TransportConfig
+from duologue.server.transport.counters import Counters
+from duologue.server.transport.handshake import (
+    BAD_METHOD,
+    FORBIDDEN,
+    UNAVAILABLE,
+    UNKNOWN_SID,
+    WEBSOCKET,
+    OriginPolicy,
+    Refused,
+    check_query,
+    parse_query,
+)
+from duologue.server.transport.polling import PollingEndpoint
+from duologue.server.transport.session import SERVICE_RESTART, Handler, Session, Shared, Websocket
+from duologue.server.transport.wheel import Wheel, turn
+from duologue.wire.engineio import encode_open
+from duologue.wire.frames import Frame
+from duologue.wire.limits import Limits
+
+log = logging.getLogger("duologue.transport")
+
+Admit = Callable[[str], float | None]
+"""Asked with the peer's address before a session opens: None lets it in, seconds say when to come again."""
+
+_TICKS_PER_DEADLINE = 40
+_FINEST_TICK = 0.005
+_COARSEST_TICK = 0.25
+
+_SID_BYTES = 15
+_SID_CHARACTERS = 20
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """A websocket handshake that passed every check. `session` is the one it wants to take over, or None for a new one."""
+
+    session: Session | None
+    address: str
+    headers: Mapping[str, str]
+
+
+class Engine:
+    """Sessions of one path. `handler` makes what sits on each new session; `session.send` is there for it at once."""
+
+    def __init__(
+        self,
+        handler: Callable[[Session], Handler],
+        config: TransportConfig | None = None,
+        limits: Limits | None = None,
+        *,
+        admit: Admit | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config or TransportConfig()
+        self.limits = limits or Limits()
+        self.origins = OriginPolicy(self.config.allowed_origins)
+        shortest = min(self.config.ping_interval, self.config.ping_timeout, self.config.connect_timeout)
+        self.wheel = Wheel(min(_COARSEST_TICK, max(_FINEST_TICK, shortest / _TICKS_PER_DEADLINE)))
+        self._handler = handler
+        self._admit = admit
+        self._clock = clock
+        self._shared = Shared(self.config, self.limits, self.wheel, self._forget)
+        self._sessions: dict[str, Session] = {}
+        self.asgi = PollingEndpoint(self)
+        self._turning: asyncio.Task[None] | None = None
+        self._draining = False
+        self._websockets = 0
+        self._all_gone: asyncio.Event | None = None
+
+    @property
+    def counters(self) -> Counters:
+        return self._shared.counters
+
+    # Life
+
+    async def start(self) -> None:
+        """Begin to measure time. Raises RuntimeError if it runs already."""
+        if self._turning is not None:
+            raise RuntimeError("the engine runs already")
+        self._turning = asyncio.create_task(turn(self.wheel, self._clock), name="duologue transport wheel")
+        self._turning.add_done_callback(_report)
+
+    async def drain(self) -> None:
+        """Refuse new sessions and close all others, then wait up to `close_timeout` for the peers to go. No Socket.IO packet
+        says goodbye: stock clients come back by themselves."""
+        self._draining = True
+        for session in list(self._sessions.values()):
+            session.close("server is shutting down", SERVICE_RESTART)
+        if self._websockets:
+            self._all_gone = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._all_gone.wait(), self.config.close_timeout + 1)
+            except TimeoutError:
+                log.warning("%d websockets are still open after the drain", self._websockets)
+
+    async def stop(self) -> None:
+        await self.drain()
+        if self._turning is not None:
+            turning, self._turning = self._turning, None
+            turning.cancel()
+            await asyncio.wait([turning])
+
+    # The way in
+
+    def check(
+        self, transport: str, method: str, raw_query: bytes, origins: Sequence[str], hosts: Sequence[str], address: str
+    ) -> Session | Refused | None:
+        """A request of either transport: the session that it names, None if it may open one, or the refusal."""
+        origin = origins[0] if len(origins) == 1 else None
+        if len(origins) > 1 or len(hosts) != 1 or not self.origins.allows(origin, hosts[0]):
+            return FORBIDDEN
+        query = parse_query(raw_query)
+        if isinstance(query, Refused):
+            return query
+        refused = check_query(query, transport)
+        if refused is not None:
+            return refused
+        sid = query.get("sid")
+        if sid is not None:
+            session = self._sessions.get(sid) if len(sid) == _SID_CHARACTERS else None
+            return session or UNKNOWN_SID
+        return self._admission(method, address)
+
+    def _admission(self, method: str, address: str) -> Refused | None:
+        if method != "GET":
+            return BAD_METHOD
+        if self._draining or len(self._sessions) >= self.config.max_connections:
+            return UNAVAILABLE
+        wait = self._admit(address) if self._admit is not None else None
+        if wait is not None:
+            return Refused(429, FORBIDDEN.code, "Too many connections", max(1, round(wait)))
+        return None
+
+    def open_polling(self, address: str, headers: Mapping[str, str]) -> Session:
+        session = self._new(address, headers)
+        self._greet(session, (WEBSOCKET,))
+        return session
+
+    def open_websocket(self, websocket: Websocket, opening: Opening) -> Session | None:
+        """Put a websocket to work. None if the session that it wants can't be taken over: the websocket is to be closed."""
+        self._websockets += 1
+        if opening.session is not None:
+            return opening.session if opening.session.attach(websocket) else None
+        session = self._new(opening.address, opening.headers)
+        session.start_websocket(websocket)
+        self._greet(session, ())
+        return session
+
+    def websocket_gone(self) -> None:
+        """To be called once for each websocket that `open_websocket` was called with, when its connection has ended."""
+        self._websockets -= 1
+        if self._websockets == 0 and self._all_gone is not None:
+            self._all_gone.set()
+
+    def _new(self, address: str, headers: Mapping[str, str]) -> Session:
+        session = Session(self._shared, secrets.token_urlsafe(_SID_BYTES), address, headers)
+        self._sessions[session.sid] = session
+        self.counters.connections += 1
+        self.counters.opened += 1
+        return session
+
+    def _greet(self, session: Session, upgrades: tuple[str, ...]) -> None:
+        config = self.config
+        interval, timeout = round(config.ping_interval * 1000), round(config.ping_timeout * 1000)
+        session.send(Frame(encode_open(session.sid, upgrades, interval, timeout, self.limits.max_payload)))
+        session.handler = self._handler(session)
+
+    def _forget(self, session: Session) -> None:
+        del self._sessions[session.sid]
+        self.counters.connections -= 1
+
+
+def _report(turning: asyncio.Task[None]) -> None:
+    """Without the wheel no dead peer would be noticed any more: say so as loudly as a library may."""
+    if not turning.cancelled():
+        log.critical("the transport's timer wheel has stopped", exc_info=turning.exception())

@@ -1,0 +1,80 @@
+"""uvicorn's HTTP protocol with the bounds that it lacks: on the time for headers, on framing, on pipelined requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from duologue.server.transport.config import TransportConfig
+from duologue.server.transport.wheel import Wheel
+
+if TYPE_CHECKING:
+    import asyncio
+
+_FRAMING_PER_BODY_BYTE = 8
+"""Bytes of chunk framing that may come with a byte of body: `1\\r\\nx\\r\\n` and a little."""
+
+
+def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtocol]:
+    """The class for uvicorn's `http=` setting. Its time-outs run on `wheel`."""
+
+    class BoundedHttpProtocol(HttpToolsProtocol):
+        """Closes peers that connect and say nothing, whose headers come slowly or never end, whose chunks and trailers are
+        mere framing, or that send many requests without waiting for an answer."""
+
+        due = 0
+        _received = 0
+        _body = 0
+        _in_message = False
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            wheel.schedule(self, config.header_timeout)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            wheel.cancel(self)
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            self._received += len(data)
+            super().data_received(data)
+            framing = self._received - self._body
+            if (
+                self._in_message
+                and framing > config.max_header_bytes + _FRAMING_PER_BODY_BYTE * self._body
+                and not self.transport.is_closing()
+            ):
+                self.send_400_response("Too much besides the body.")
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._received = 0
+            self._body = 0
+            self._in_message = True
+            wheel.schedule(self, config.header_timeout)
+
+        def on_headers_complete(self) -> None:
+            wheel.cancel(self)
+            if len(self.pipeline) >= config.max_pipelined:
+                raise httptools.HttpParserError("too many pipelined requests")  # uvicorn answers 400 and closes
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self._body += len(body)
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self._in_message = False
+            super().on_message_complete()
+
+        def expire(self) -> None:
+            if not self.transport.is_closing():
+                self.transport.abort()
+
+        def shutdown(self) -> None:
+            wheel.cancel(self)
+            super().shutdown()
+
+    return BoundedHttpProtocol

@@ -1,0 +1,67 @@
+"""One namespace of one connection, as the application sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from duologue.wire.frames import Frame
+from duologue.wire.namespaces import Input
+from duologue.wire.socketio import encode_ack, encode_connect, encode_connect_error, encode_disconnect
+
+if TYPE_CHECKING:
+    from duologue.server.transport.connection import Connection
+
+
+class Socket:
+    """See the package's docstring. Every method may be called at any time; after the end it does nothing."""
+
+    __slots__ = ("_connection", "_send", "connected", "data", "id", "namespace")
+
+    def __init__(self, connection: Connection, id: str, namespace: str) -> None:
+        self._connection = connection
+        self._send = connection.session.send
+        self.id = id
+        self.namespace = namespace
+        self.connected = False
+        self.data: Any = None
+
+    @property
+    def address(self) -> str:
+        return self._connection.session.address
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._connection.session.headers
+
+    def accept(self) -> None:
+        if self._connection.apply(self, Input.ACCEPT):
+            self.connected = True
+            self._send(Frame(encode_connect(self.id, self.namespace)))
+
+    def refuse(self, message: str, data: bytes | None = None) -> None:
+        """Send CONNECT_ERROR. `data` is a JSON text, found by the stock client in `error.data`."""
+        if self._connection.apply(self, Input.REFUSE):
+            self._send(Frame(encode_connect_error(message, data, self.namespace)))
+            self._connection.leave(self)
+
+    def send(self, frame: Frame) -> None:
+        """Queue a frame of this namespace; it leaves at the end of this turn of the loop."""
+        if self.connected:
+            self._send(frame)
+
+    def ack(self, ack_id: int, *json_args: bytes) -> None:
+        """Answer an event that came with `ack_id`; the arguments are JSON texts."""
+        if self.connected:
+            self._send(Frame(encode_ack(ack_id, *json_args, namespace=self.namespace)))
+
+    def disconnect(self) -> None:
+        """End this namespace with a DISCONNECT packet, after which the stock client stays away."""
+        if self._connection.apply(self, Input.DISCONNECT):
+            self._send(Frame(encode_disconnect(self.namespace)))
+            self._connection.leave(self, "server disconnected")
+
+    def close(self, reason: str) -> None:
+        """End the whole connection without a DISCONNECT packet: the stock client reconnects by itself."""
+        if self._connection.holds(self):
+            self._connection.session.close(reason)

@@ -1,0 +1,182 @@
+"""Websocket messages of one connection, between picows' frames and a session."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+
+from duologue.server.transport.engine import Engine, Opening
+from duologue.server.transport.session import PROTOCOL_ERROR, Session
+from duologue.wire.messages import BINARY, CONTINUATION, TEXT, Assembler
+from duologue.wire.violation import Violation
+
+log = logging.getLogger("duologue.transport")
+
+INVALID_TEXT = 1007
+
+_TEXT = WSMsgType.TEXT
+_OPCODES = {WSMsgType.CONTINUATION: CONTINUATION, WSMsgType.TEXT: TEXT, WSMsgType.BINARY: BINARY}
+
+
+class WebsocketConnection(WSListener):
+    """What a connection is after its handshake. Checks what picows doesn't: reserved bits, the order of fragments, UTF-8.
+
+    States: carrying a session, probing for one, or closing (`_session` is None) until the peer answers the close frame or
+    `close_timeout` ends.
+    """
+
+    __slots__ = ("_assembler", "_engine", "_opening", "_session", "_transport", "_underlying", "due")
+
+    def __init__(self, engine: Engine, opening: Opening) -> None:
+        self._engine = engine
+        self._opening: Opening | None = opening
+        self._session: Session | None = None
+        self._assembler: Assembler | None = None
+        self._transport: Any = None
+        self._underlying: Any = None
+        self.due = 0
+
+    # From picows
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._transport = transport
+        self._underlying = transport.underlying_transport
+        opening, self._opening = self._opening, None
+        if opening is None:
+            return
+        self._session = self._engine.open_websocket(self, opening)
+        if self._session is None:
+            self.close(PROTOCOL_ERROR)
+        elif self._session.probing(self):
+            self._engine.wheel.schedule(self, self._engine.config.upgrade_timeout)
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        session = self._session
+        if session is None:
+            if frame.msg_type is WSMsgType.CLOSE:
+                self._transport.disconnect()
+            return
+        if frame.rsv1 or frame.rsv2 or frame.rsv3:
+            self._fail("reserved bits", PROTOCOL_ERROR)
+            return
+        kind = frame.msg_type
+        if kind is _TEXT and frame.fin and self._assembler is None:
+            self._receive(session, TEXT, frame.get_payload_as_bytes())
+            return
+        opcode = _OPCODES.get(kind)
+        if opcode is not None:
+            self._data(session, opcode, bool(frame.fin), frame.get_payload_as_bytes())
+        elif kind is WSMsgType.PING:
+            # A peer that floods pings and reads nothing would fill our memory with pongs.
+            if not self._underlying.get_write_buffer_size():
+                transport.send_pong(frame.get_payload_as_bytes())
+        elif kind is WSMsgType.CLOSE:
+            self._session = None
+            self._transport.send_close(WSCloseCode.OK)
+            self._transport.disconnect()
+            self._leave(session)
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        self._engine.wheel.cancel(self)
+        self._engine.websocket_gone()
+        session, self._session = self._session, None
+        if session is not None:
+            self._leave(session)
+
+    def pause_writing(self) -> None:
+        if self._session is not None:
+            self._session.pause()
+
+    def resume_writing(self) -> None:
+        if self._session is not None:
+            self._session.resume()
+
+    # Messages
+
+    def _data(self, session: Session, opcode: int, fin: bool, content: bytes) -> None:
+        if self._assembler is None:
+            self._assembler = Assembler(self._engine.limits)
+        message = self._assembler.receive(opcode, fin, content)
+        if isinstance(message, Violation):
+            self._fail(message.reason, PROTOCOL_ERROR)
+            return
+        if not self._assembler.busy:
+            self._assembler = None
+        if message is not None:
+            self._receive(session, *message)
+
+    def _receive(self, session: Session, opcode: int, content: bytes) -> None:
+        if opcode == BINARY:
+            if session.carried_by(self):
+                session.receive_binary(content)
+            else:
+                self._fail("binary message while probing", PROTOCOL_ERROR)
+            return
+        if not content.isascii():
+            try:
+                content.decode()
+            except UnicodeDecodeError:
+                self._fail("text is not UTF-8", INVALID_TEXT)
+                return
+        if session.carried_by(self):
+            session.receive_text(content)
+        else:
+            session.receive_probe(content)
+            if session.carried_by(self):
+                self._engine.wheel.cancel(self)
+
+    def _fail(self, reason: str, code: int) -> None:
+        session = self._session
+        if session is None:
+            return
+        if session.carried_by(self):
+            session.violate(reason, code)
+        else:
+            log.warning("upgrade of session %s failed: protocol error: %s", session.sid[:6], reason)
+            session.detach(self)
+            self.close(code)
+
+    def _leave(self, session: Session) -> None:
+        if session.carried_by(self):
+            session.lost()
+        else:
+            session.detach(self)
+
+    # For the session (session.Websocket)
+
+    def write(self, data: bytes) -> None:
+        self._underlying.write(data)
+
+    def buffered(self) -> int:
+        return int(self._underlying.get_write_buffer_size())
+
+    def close(self, code: int) -> None:
+        self._session = None
+        self._transport.send_close(WSCloseCode(code))
+        self._engine.wheel.schedule(self, self._engine.config.close_timeout)
+
+    def abort(self) -> None:
+        self._session = None
+        self._underlying.abort()
+
+    def expire(self) -> None:
+        """The upgrade took too long, or the close frame was not answered."""
+        session, self._session = self._session, None
+        if session is None:
+            self._underlying.abort()
+        else:
+            session.detach(self)
+            self.close(PROTOCOL_ERROR)
+
+    def shut_down(self, code: int) -> None:
+        """The server is going down; new connections come to its successor."""
+        session = self._session
+        if session is None:
+            return
+        if session.carried_by(self):
+            session.close("server is shutting down", code)
+        else:
+            session.detach(self)
+            self.close(code)
