@@ -1,0 +1,208 @@
+"""Group commit: many small writes, one transaction, one sync to disk.
+
+What the event loop submits gathers in a queue while the writer thread commits the batch before it; the thread then
+takes all that has gathered. So the batches grow with the load and with the disk's latency, without a timer, and a
+message costs neither a future nor a task nor a callback of its own: a whole batch comes back to the loop at once.
+
+Nothing here knows an engine. An `Engine` turns one batch into one durable transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from duologue.domain.errors import Code, Refusal, StoreFailed
+from duologue.domain.ports import Pending, Sink
+from duologue.store.work import OneOff, Work
+
+MAX_PENDING = 50_000
+"""Accepted writes that wait for a batch; the next one is refused as overloaded."""
+
+MAX_BATCH = 1_000
+"""Writes of one transaction. Beyond this a row gets no cheaper, but everybody in the batch waits longer."""
+
+ONE_OFF_TIMEOUT = 10.0
+"""Seconds that a one-off write may take, its wait in the queue included."""
+
+CLOSE_TIMEOUT = 30.0
+"""Seconds that the writer thread has to commit what is left and to release its files."""
+
+_log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """One database as the committer sees it. Every method runs on the writer thread."""
+
+    def write(self, batch: Sequence[Work]) -> None:
+        """Make the batch durable, all in one transaction, and fill in what became of each item. An error that may pass
+        is noted in each item's `failure`; what is raised is fatal, and then nothing of the batch is acknowledged."""
+        ...
+
+    def rest(self, idle: bool) -> None:
+        """Housekeeping between batches, after the last one's results are on their way. What it raises is fatal."""
+        ...
+
+    def close(self) -> None:
+        """Release the connection. Called once, also after a fatal error; after one it must not pretend a clean end."""
+        ...
+
+
+class Committer:
+    """Owns the queue and the writer thread. All public methods belong to the event loop's thread.
+
+    `on_failure` is called on the loop, exactly once, when the engine failed for good; what was accepted and not yet
+    committed then comes back as UNAVAILABLE, and further submits are refused with that code.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        loop: asyncio.AbstractEventLoop,
+        sink: Sink,
+        on_failure: Callable[[BaseException], None],
+        max_pending: int = MAX_PENDING,
+        max_batch: int = MAX_BATCH,
+    ) -> None:
+        self._engine = engine
+        self._loop = loop
+        self._sink = sink
+        self._on_failure = on_failure
+        self._max_pending = max_pending
+        self._max_batch = max_batch
+        # Appends and pops of a deque are atomic: the loop appends, the thread pops, no lock is needed.
+        self._queue: deque[Work] = deque()
+        self._bell = threading.Event()
+        self._ringing = False
+        self._open = True
+        self._failed = False
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._thread = threading.Thread(target=self._work, name="duologue-writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, work: Work) -> None:
+        """Queue a write. Raises `Refusal`: OVERLOADED when the queue is full, UNAVAILABLE after close or failure."""
+        if not self._open:
+            raise Refusal(Code.UNAVAILABLE, "the store is closed")
+        if len(self._queue) >= self._max_pending:
+            raise Refusal(Code.OVERLOADED, "too many writes are waiting")
+        self._queue.append(work)
+        if not self._ringing:
+            # The bell waits for the end of this turn of the loop: what other sockets send in it joins the batch.
+            self._ringing = True
+            self._loop.call_soon(self._ring)
+
+    async def run(self, work: OneOff) -> None:
+        """Commit a one-off write and return once it is durable. Raises `Refusal` with its failure, or UNAVAILABLE if
+        it took too long (then it may yet be committed)."""
+        self.submit(work)
+        try:
+            # Shielded: a caller who goes away takes neither the write nor the future with them.
+            await asyncio.wait_for(asyncio.shield(work.future), ONE_OFF_TIMEOUT)
+        except TimeoutError:
+            raise Refusal(Code.UNAVAILABLE, "the write took too long") from None
+
+    def fail(self, error: BaseException) -> None:
+        """Refuse all further work and report `error`, unless something was reported before."""
+        self._open = False
+        if not self._failed:
+            self._failed = True
+            _log.critical("the store failed; nothing more is acknowledged: %s", error)
+            self._on_failure(error)
+
+    async def close(self) -> None:
+        """Commit what was submitted, hand it to the sink and end the thread. Safe to call twice."""
+        self._open = False
+        self._bell.set()
+        await asyncio.wait_for(asyncio.shield(self._ended), CLOSE_TIMEOUT)
+        self._thread.join(CLOSE_TIMEOUT)
+
+    def _ring(self) -> None:
+        self._ringing = False
+        self._bell.set()
+
+    # The writer thread.
+
+    def _work(self) -> None:
+        error: BaseException | None = None
+        batch: list[Work] = []
+        try:
+            while not self._failed:
+                batch = self._take()
+                if batch:
+                    self._engine.write(batch)
+                    self._post(self._deliver, batch)
+                    batch = []
+                    self._engine.rest(idle=not self._queue)
+                elif self._open:
+                    self._bell.wait()
+                    self._bell.clear()
+                else:
+                    break
+        except BaseException as raised:
+            error = raised
+        try:
+            self._engine.close()
+        except BaseException as raised:
+            error = error or raised
+        self._post(self._end, batch, error)
+
+    def _take(self) -> list[Work]:
+        queue = self._queue
+        return [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
+
+    def _post(self, call: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            # The loop was closed over our head: nobody is left to acknowledge to, and what is committed stays so.
+            _log.error("the event loop ended before the store was closed")
+            self._failed = True
+
+    # Back on the loop.
+
+    def _deliver(self, batch: list[Work]) -> None:
+        if self._failed:
+            # Committed, but after the failure was announced: nobody may be told that all is well.
+            _refuse(batch)
+        pendings: list[Pending] = [work for work in batch if not isinstance(work, OneOff)]
+        if pendings:
+            try:
+                self._sink(pendings)
+            except Exception as error:
+                _log.exception("the sink of the committer raised")
+                self.fail(error)
+        if len(pendings) < len(batch):
+            for work in batch:
+                if isinstance(work, OneOff) and not work.future.done():
+                    if work.failure is None:
+                        work.future.set_result(None)
+                    else:
+                        work.future.set_exception(Refusal(work.failure))
+                        work.future.exception()  # whoever timed out has gone; their refusal isn't news
+
+    def _end(self, batch: list[Work], error: BaseException | None) -> None:
+        if error is not None:
+            failure = error if isinstance(error, StoreFailed) else StoreFailed(f"{type(error).__name__}: {error}")
+            if failure is not error:
+                failure.__cause__ = error
+                _log.error("the writer thread raised", exc_info=error)
+            self.fail(failure)
+        left = [*batch, *self._queue]
+        self._queue.clear()
+        if left:
+            _refuse(left)
+            self._deliver(left)
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
+def _refuse(batch: list[Work]) -> None:
+    for work in batch:
+        work.failure = Code.UNAVAILABLE

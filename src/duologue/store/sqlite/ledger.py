@@ -1,0 +1,294 @@
+"""The arithmetic of a batch: seqs, revs, versions and positions, given out in the order of submission.
+
+Pure but for the two loaders it is given. It keeps what it gave out in bounded caches, so that a busy conversation is
+read from the database once and then only written. `forget` undoes a batch that was rolled back, by dropping what the
+batch touched: the next batch reads the truth again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+from duologue.domain.errors import Code
+from duologue.domain.ports import Pending, PendingMessage, PendingReceipt
+
+MAX_ACCOUNTS = 100_000
+"""People whose key, name and version are remembered (some 300 bytes each)."""
+
+MAX_HEADS = 200_000
+"""Conversations whose head is remembered (some 300 bytes each)."""
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+MessageRow = tuple[int, int, int, int, int, str, int, int, int, str]
+MessageKey = tuple[int, int, int, str]
+Pair = tuple[int, int]
+
+
+class Account:
+    """What the writer knows of a person: `version` is the last one given out."""
+
+    __slots__ = ("key", "name", "version")
+
+    def __init__(self, key: int, name: str, version: int) -> None:
+        self.key = key
+        self.name = name
+        self.version = version
+
+
+class Head:
+    """The state of a conversation, both sides. Of a conversation with oneself only the low side is used."""
+
+    __slots__ = (
+        "high", "high_read", "high_received", "high_version", "low", "low_read", "low_received", "low_version", "rev",
+        "seq",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        low: int,
+        high: int,
+        seq: int,
+        rev: int,
+        low_received: int,
+        low_read: int,
+        high_received: int,
+        high_read: int,
+    ) -> None:
+        self.low = low
+        self.high = high
+        self.seq = seq
+        self.rev = rev
+        self.low_received = low_received
+        self.low_read = low_read
+        self.high_received = high_received
+        self.high_read = high_read
+        # Filled in when a batch touches the head; they are written but never read back.
+        self.low_version = 0
+        self.high_version = 0
+
+
+class Stored(NamedTuple):
+    """A message as it was stored before, for a retry to be answered with."""
+
+    seq: int
+    rev: int
+    at: int
+    sender_version: int
+    recipient_version: int
+    content: str
+
+
+class Entries(NamedTuple):
+    """What a batch writes: rows of `message` and of `dialog` in the order of the columns."""
+
+    messages: list[MessageRow]
+    dialogs: list[tuple[int, int, int, int, int, int, int, int, int]]
+
+
+LoadAccounts = Callable[[Sequence[str]], Iterable[tuple[str, Account]]]
+LoadHeads = Callable[[Sequence[Pair]], Iterable[Head]]
+
+
+class Ledger:
+    """Gives out the numbers of one database. One writer, one ledger."""
+
+    def __init__(
+        self,
+        load_accounts: LoadAccounts,
+        load_heads: LoadHeads,
+        max_accounts: int = MAX_ACCOUNTS,
+        max_heads: int = MAX_HEADS,
+    ) -> None:
+        self._load_accounts = load_accounts
+        self._load_heads = load_heads
+        self._max_accounts = max_accounts
+        self._max_heads = max_heads
+        self._accounts: dict[str, Account] = {}
+        self._heads: dict[Pair, Head] = {}
+        self._touched: dict[Pair, Head] = {}
+        self._named: set[str] = set()
+        self._receipts: list[tuple[PendingReceipt, int, int]] = []
+
+    def keys(self, batch: Sequence[Pending]) -> list[MessageKey]:
+        """The identities of the batch's messages between known people, for a search for earlier ones."""
+        self._read_accounts(batch)
+        found = []
+        for work in batch:
+            if isinstance(work, PendingMessage):
+                key = self._message_key(work)
+                if key is not None:
+                    found.append(key)
+        return found
+
+    def enter(self, batch: Sequence[Pending], at: int, earlier: dict[MessageKey, Stored] | None) -> Entries:
+        """Fill in the outcome of each item and return the rows to write.
+
+        With `earlier` None every message is taken for a new one: cheap, and the database's unique index contradicts
+        where that is wrong. Else `earlier` has every stored message that an item of the batch repeats, and repetitions
+        within the batch are found here.
+        """
+        self._read_accounts(batch)
+        self._read_heads(batch)
+        accounts, heads, touched = self._accounts, self._heads, self._touched
+        rows: list[MessageRow] = []
+        for work in batch:
+            if isinstance(work, PendingReceipt):
+                self._enter_receipt(work)
+                continue
+            sender = accounts.get(work.sender)
+            recipient = accounts.get(work.recipient)
+            if sender is None or recipient is None:
+                work.failure = Code.UNKNOWN_USER
+                continue
+            mine, yours = sender.key, recipient.key
+            pair = (mine, yours) if mine <= yours else (yours, mine)
+            if earlier is not None:
+                key = (*pair, mine, work.id)
+                before = earlier.get(key)
+                if before is not None:
+                    _repeat(work, before)
+                    continue
+            head = heads[pair]
+            touched[pair] = head
+            seq = head.seq = head.seq + 1
+            rev = head.rev = head.rev + 1
+            version = sender.version = sender.version + 1
+            if mine == yours:
+                head.low_received = head.low_read = head.high_received = head.high_read = seq
+                head.low_version = peer_version = version
+            else:
+                peer_version = recipient.version = recipient.version + 1
+                if mine < yours:
+                    head.low_received = head.low_read = seq
+                    head.low_version, head.high_version = version, peer_version
+                else:
+                    head.high_received = head.high_read = seq
+                    head.low_version, head.high_version = peer_version, version
+            work.seq = seq
+            work.rev = rev
+            work.at = at
+            work.sender_version = version
+            work.recipient_version = peer_version
+            work.recipient_name = recipient.name if seq == 1 else None
+            if earlier is not None:
+                earlier[key] = Stored(seq, rev, at, version, peer_version, work.content)
+            rows.append((pair[0], pair[1], seq, rev, mine, work.id, at, version, peer_version, work.content))
+        return Entries(rows, [row for head in touched.values() for row in _dialogs(head)])
+
+    def settle(self) -> None:
+        """The batch was committed: its values are the truth now. Bounds the caches."""
+        heads = self._heads
+        for pair in self._touched:
+            heads[pair] = heads.pop(pair)  # to the young end
+        self._clear()
+        _shrink(heads, self._max_heads)
+        _shrink(self._accounts, self._max_accounts)
+
+    def forget(self) -> None:
+        """The batch was rolled back: drop what it changed and give the receipts their questions back."""
+        for pair in self._touched:
+            self._heads.pop(pair, None)
+        for id in self._named:
+            self._accounts.pop(id, None)
+        for receipt, received, read in self._receipts:
+            receipt.received, receipt.read = received, read
+            receipt.user_version = receipt.peer_version = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._touched = {}
+        self._named = set()
+        self._receipts = []
+
+    def _read_accounts(self, batch: Sequence[Pending]) -> None:
+        named = self._named
+        for work in batch:
+            if isinstance(work, PendingMessage):
+                named.add(work.sender)
+                named.add(work.recipient)
+            else:
+                named.add(work.user)
+                named.add(work.peer)
+        missing = [id for id in named if id not in self._accounts and id.isascii()]
+        if missing:
+            self._accounts.update(self._load_accounts(missing))
+
+    def _read_heads(self, batch: Sequence[Pending]) -> None:
+        accounts, heads = self._accounts, self._heads
+        missing: set[Pair] = set()
+        for work in batch:
+            if isinstance(work, PendingMessage):
+                one, other = accounts.get(work.sender), accounts.get(work.recipient)
+            else:
+                one, other = accounts.get(work.user), accounts.get(work.peer)
+            if one is not None and other is not None:
+                pair = (one.key, other.key) if one.key <= other.key else (other.key, one.key)
+                if pair not in heads:
+                    missing.add(pair)
+        if missing:
+            for head in self._load_heads(list(missing)):
+                heads[head.low, head.high] = head
+            for pair in missing:
+                if pair not in heads:
+                    heads[pair] = Head(*pair, 0, 0, 0, 0, 0, 0)
+
+    def _message_key(self, work: PendingMessage) -> MessageKey | None:
+        sender, recipient = self._accounts.get(work.sender), self._accounts.get(work.recipient)
+        if sender is None or recipient is None:
+            return None
+        return min(sender.key, recipient.key), max(sender.key, recipient.key), sender.key, work.id
+
+    def _enter_receipt(self, work: PendingReceipt) -> None:
+        self._receipts.append((work, work.received, work.read))
+        user, peer = self._accounts.get(work.user), self._accounts.get(work.peer)
+        if user is None or peer is None:
+            work.failure = Code.UNKNOWN_USER
+            return
+        is_low = user.key <= peer.key
+        head = self._heads[(user.key, peer.key) if is_low else (peer.key, user.key)]
+        received = head.low_received if is_low else head.high_received
+        read = head.low_read if is_low else head.high_read
+        new_read = work.read if read < work.read <= head.seq else read
+        new_received = max(received, new_read, work.received if work.received <= head.seq else 0)
+        work.read, work.received = new_read, new_received
+        if new_read == read and new_received == received:
+            return
+        self._touched[head.low, head.high] = head
+        work.user_version = user.version = user.version + 1
+        if user is peer:
+            work.peer_version = work.user_version
+            head.high_received, head.high_read = new_received, new_read
+        else:
+            work.peer_version = peer.version = peer.version + 1
+        if is_low:
+            head.low_received, head.low_read = new_received, new_read
+            head.low_version, head.high_version = work.user_version, work.peer_version
+        else:
+            head.high_received, head.high_read = new_received, new_read
+            head.low_version, head.high_version = work.peer_version, work.user_version
+
+
+def _repeat(work: PendingMessage, before: Stored) -> None:
+    if work.content != before.content:
+        work.failure = Code.CONFLICT
+        return
+    work.duplicate = True
+    work.recipient_name = None
+    work.seq, work.rev, work.at, work.sender_version, work.recipient_version, _ = before
+
+
+def _dialogs(head: Head) -> Iterable[tuple[int, int, int, int, int, int, int, int, int]]:
+    low, high = head.low, head.high
+    mine, theirs = (head.low_received, head.low_read), (head.high_received, head.high_read)
+    yield low, high, head.seq, head.rev, *mine, *theirs, head.low_version
+    if low != high:
+        yield high, low, head.seq, head.rev, *theirs, *mine, head.high_version
+
+
+def _shrink(cache: dict[Key, Value], bound: int) -> None:
+    if len(cache) > bound:
+        # The oldest eighth at once, so that a full cache doesn't pay for every batch.
+        for key in list(cache)[: len(cache) - bound * 7 // 8]:
+            del cache[key]

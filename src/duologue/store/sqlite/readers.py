@@ -1,0 +1,103 @@
+"""A few reading connections, each used by one thread at a time, with every read bounded in time.
+
+A read is a function of a connection, run in one transaction: whatever it asks, it sees one committed snapshot. It never
+keeps that snapshot longer than `READ_SECONDS`, for the log can't be emptied past it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Concatenate, ParamSpec, TypeVar
+
+import apsw
+
+from duologue.domain.errors import Code, Refusal, StoreFailed
+from duologue.domain.ports import Clock
+
+READERS = 2
+"""Reading connections and their threads."""
+
+MAX_WAITING = 5_000
+"""Reads that wait or run; the next one is refused. A herd of reconnecting clients fits, see F13."""
+
+READ_SECONDS = 5.0
+"""A read that takes longer is interrupted, so that it neither keeps others waiting nor pins the log."""
+
+WAIT_SECONDS = 15.0
+"""A caller waits no longer than this for a read, its time in the queue included."""
+
+_CHECK_EVERY = 20_000
+"""Instructions of SQLite's machine (about a millisecond) between two looks at the clock."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class Readers:
+    """The pool. `on_failure` hears, on the loop, of an error that says the database can't be read any more."""
+
+    def __init__(
+        self, connections: Sequence[apsw.Connection], clock: Clock, on_failure: Callable[[BaseException], None]
+    ) -> None:
+        self._connections = connections
+        self._free = list(connections)
+        self._clock = clock
+        self._on_failure = on_failure
+        self._waiting = 0
+        self._open = True
+        self._threads = ThreadPoolExecutor(len(connections), thread_name_prefix="duologue-reader")
+
+    async def run(
+        self, query: Callable[Concatenate[apsw.Connection, P], T], *arguments: P.args, **named: P.kwargs
+    ) -> T:
+        """The query's answer. Raises `Refusal(UNAVAILABLE)` when there are too many reads or it takes too long."""
+        if not self._open:
+            raise Refusal(Code.UNAVAILABLE, "the store is closed")
+        if self._waiting >= MAX_WAITING:
+            raise Refusal(Code.UNAVAILABLE, "too many reads are waiting")
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            work = loop.run_in_executor(self._threads, lambda: self._read(query, *arguments, **named))
+            return await asyncio.wait_for(work, WAIT_SECONDS)
+        except TimeoutError:
+            raise Refusal(Code.UNAVAILABLE, "the read took too long") from None
+        except StoreFailed as error:
+            self._on_failure(error)
+            raise Refusal(Code.UNAVAILABLE, "the store failed") from error
+        finally:
+            self._waiting -= 1
+
+    async def close(self) -> None:
+        """Finish what runs, refuse what waits, and close the connections."""
+        self._open = False
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        for connection in self._connections:
+            connection.close(True)
+
+    def _read(self, query: Callable[Concatenate[apsw.Connection, P], T], *arguments: P.args, **named: P.kwargs) -> T:
+        # As many threads as connections, so there's always a free one; a list's pop and append are atomic.
+        connection = self._free.pop()
+        deadline = self._clock.monotonic() + READ_SECONDS
+        connection.set_progress_handler(lambda: self._clock.monotonic() > deadline, _CHECK_EVERY)
+        try:
+            connection.execute("BEGIN")
+            try:
+                return query(connection, *arguments, **named)
+            finally:
+                if connection.in_transaction:
+                    connection.set_progress_handler(None)
+                    connection.execute("COMMIT")
+        except apsw.InterruptError:
+            _log.warning("a read was interrupted after %.0f s: %s", READ_SECONDS, query.__name__)
+            raise Refusal(Code.UNAVAILABLE, "the read took too long") from None
+        except (apsw.BusyError, apsw.LockedError, apsw.FullError) as error:
+            raise Refusal(Code.UNAVAILABLE, str(error)) from error
+        except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
+            raise StoreFailed(f"reading the database failed: {error}") from error
+        finally:
+            self._free.append(connection)

@@ -1,0 +1,81 @@
+"""Brings a database to this version's schema, one numbered file of `schema/` in one transaction each.
+
+`meta` holds one row of each: `schema_version` (the last file that ran), `oldest_reader` (the oldest schema version
+whose code can still use the data), `epoch` and `incarnation`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from importlib import resources
+
+import apsw
+
+from duologue.domain.errors import StoreUnusable
+
+APPLICATION_ID = 0x44554F4C
+"""`DUOL`, in the header of the file: tells our database from somebody else's."""
+
+OLDEST_READERS = {1: 1}
+"""For each schema version the oldest version of this code's schema that can still read and write it."""
+
+VERSION = max(OLDEST_READERS)
+
+_META = "CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID"
+
+
+def check(connection: apsw.Connection) -> int:
+    """The schema version of the data, 0 for an empty file. Writes nothing. Raises `StoreUnusable`."""
+    application = connection.pragma("application_id")
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+    if not tables:
+        return 0
+    if application != APPLICATION_ID:
+        raise StoreUnusable(f"{connection.filename} is a database of another program")
+    version, oldest = (int(str(read(connection, name))) for name in ("schema_version", "oldest_reader"))
+    if oldest > VERSION:
+        raise StoreUnusable(
+            f"{connection.filename} was written by a newer Duologue (schema {version}, this one knows {VERSION}); "
+            f"start that version, or restore a backup of an older one"
+        )
+    return version
+
+
+def migrate(connection: apsw.Connection, version: int) -> None:
+    """Run what is missing above `version`. Each file with its new version is one transaction: all of it or nothing."""
+    for number, text in _files():
+        if number <= version:
+            continue
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if number == 1:
+                connection.execute(_META)
+                connection.pragma("application_id", APPLICATION_ID)
+                write(connection, "epoch", new_token())
+            connection.execute(text)
+            write(connection, "schema_version", number)
+            write(connection, "oldest_reader", OLDEST_READERS[number])
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+
+def read(connection: apsw.Connection, name: str) -> object:
+    return connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).get
+
+
+def write(connection: apsw.Connection, name: str, value: str | int) -> None:
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+def new_token() -> str:
+    """An epoch or an incarnation: 64 random bits."""
+    return secrets.token_hex(8)
+
+
+def _files() -> list[tuple[int, str]]:
+    folder = resources.files(__package__) / "schema"
+    return sorted(
+        (int(file.name[:4]), file.read_text("utf-8")) for file in folder.iterdir() if file.name.endswith(".sql")
+    )

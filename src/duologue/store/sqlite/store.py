@@ -1,0 +1,188 @@
+"""The store on SQLite: opens the folder, wires writer and readers together, and closes both."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import apsw
+
+from duologue.domain.errors import StoreUnusable
+from duologue.domain.model import DirectoryPage, HistoryPage, Person, Roster, SyncPage, User
+from duologue.domain.ports import Clock, Pending, Sink
+from duologue.store.committer import MAX_BATCH, MAX_PENDING, Committer
+from duologue.store.sqlite import queries, schema
+from duologue.store.sqlite.connection import open_reader, open_writer
+from duologue.store.sqlite.files import Folder
+from duologue.store.sqlite.readers import READERS, Readers
+from duologue.store.sqlite.wal import MAX_WAL, Wal
+from duologue.store.sqlite.writer import Writer
+from duologue.store.work import Departure, NewGuest
+
+BUSY_TIMEOUT = 2.0
+"""Seconds to wait for another process that locks the database, before a batch is refused as UNAVAILABLE."""
+
+_log = logging.getLogger(__name__)
+
+
+class SqliteStore:
+    """`duologue.domain.ports.Store` in one folder. Made by `open`; one process at a time."""
+
+    def __init__(
+        self, epoch: str, committer: Committer, writer: Writer, readers: Readers, folder: Folder, clock: Clock
+    ) -> None:
+        self.epoch = epoch
+        self._committer = committer
+        self._writer = writer
+        self._readers = readers
+        self._folder = folder
+        self._clock = clock
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        folder: Path,
+        clock: Clock,
+        sink: Sink,
+        on_failure: Callable[[BaseException], None],
+        *,
+        busy_timeout: float = BUSY_TIMEOUT,
+        max_pending: int = MAX_PENDING,
+        max_batch: int = MAX_BATCH,
+        max_wal: int = MAX_WAL,
+        synchronous: str = "FULL",
+        vfs: str | None = None,
+    ) -> SqliteStore:
+        """Open or make the store in `folder` and start its threads. `sink` and `on_failure` are called on this loop.
+
+        `synchronous` and `vfs` are for tests that prove what FULL is for. Raises `StoreUnusable`, and then nothing was
+        touched: the folder is in use, can't be written, is newer, damaged, or isn't ours.
+        """
+        held = await asyncio.to_thread(Folder, folder)
+        connections: list[apsw.Connection] = []
+        try:
+            opened = await asyncio.to_thread(_open, held, busy_timeout, synchronous, vfs, connections)
+            epoch, incarnation = opened
+            writing, *reading = connections
+            wal = Wal(writing, clock, max_wal)
+            writer = Writer(writing, wal, clock, lambda: held.write_mark(incarnation, clean=True))
+        except BaseException as error:
+            for connection in connections:
+                connection.close(True)
+            held.release()
+            if isinstance(error, apsw.Error | OSError):
+                raise StoreUnusable(_unusable(held.database, error)) from error
+            raise
+        committer = Committer(writer, asyncio.get_running_loop(), sink, on_failure, max_pending, max_batch)
+        readers = Readers(reading, clock, committer.fail)
+        committer.start()
+        return cls(epoch, committer, writer, readers, held, clock)
+
+    def submit(self, pending: Pending) -> None:
+        self._committer.submit(pending)
+
+    async def create_guest(self, user: User, token_hash: bytes) -> None:
+        future = asyncio.get_running_loop().create_future()
+        await self._committer.run(NewGuest(future, user.id, user.name, token_hash, self._clock.wall_ms()))
+
+    async def seen(self, users: Sequence[str], at: int) -> None:
+        await self._committer.run(Departure(asyncio.get_running_loop().create_future(), users, at))
+
+    async def session_user(self, token_hash: bytes) -> User | None:
+        return await self._readers.run(queries.session_user, token_hash)
+
+    async def people(self, ids: Sequence[str]) -> list[Person]:
+        return await self._readers.run(queries.people, ids)
+
+    async def people_count(self) -> int:
+        return self._writer.people
+
+    async def directory(self, after: str, limit: int) -> DirectoryPage:
+        return await self._readers.run(queries.directory, after, limit)
+
+    async def peers(self, user: str) -> list[str]:
+        return await self._readers.run(queries.peers, user)
+
+    async def sync(
+        self, user: str, since: int | None, before: int | None, conversations: int, per_conversation: int, total: int
+    ) -> SyncPage:
+        return await self._readers.run(queries.sync, user, since, before, conversations, per_conversation, total)
+
+    async def roster(self, user: str, everybody_up_to: int, per_conversation: int, total: int) -> Roster:
+        return await self._readers.run(queries.roster, user, everybody_up_to, per_conversation, total)
+
+    async def history(self, user: str, peer: str, before: int | None, after: int | None, limit: int) -> HistoryPage:
+        return await self._readers.run(queries.history, user, peer, before, after, limit)
+
+    async def close(self) -> None:
+        """See `Store.close`. Safe to call twice; after a failure it releases the files and leaves no clean mark."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        try:
+            # Readers first: with them gone the writer, the last connection, can empty and remove the log.
+            await self._readers.close()
+            await self._committer.close()
+        finally:
+            self._folder.release()
+
+
+def _open(
+    held: Folder, busy_timeout: float, synchronous: str, vfs: str | None, connections: list[apsw.Connection]
+) -> tuple[str, str]:
+    """Open all connections into `connections`, the writer first, and return epoch and incarnation."""
+    held.make_database_file()
+    mark = held.read_mark()
+    first = apsw.Connection(str(held.database), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+    try:
+        first.set_busy_timeout(int(busy_timeout * 1000))
+        version = schema.check(first)
+        left = held.is_left_as(mark, str(schema.read(first, "incarnation"))) if version else False
+        if version and not (left and mark is not None and mark.clean):
+            _log.warning("the last stop wasn't a clean one, or the files were replaced: checking the database")
+            _check(first)
+    finally:
+        first.close()
+    writing = open_writer(held.database, busy_timeout, synchronous, vfs)
+    connections.append(writing)
+    schema.migrate(writing, version)
+    epoch, incarnation = _begin_incarnation(writing, same=left or not version)
+    held.write_mark(incarnation, clean=False)
+    connections.extend(open_reader(held.database, busy_timeout, vfs) for _ in range(READERS))
+    return epoch, incarnation
+
+
+def _begin_incarnation(connection: apsw.Connection, *, same: bool) -> tuple[str, str]:
+    """Mark this run in the database, with a new epoch unless it is the `same` database that the last run left. The
+    mark in the folder follows; a crash between the two costs every client one needless resync, never a wrong one."""
+    incarnation = schema.new_token()
+    connection.execute("BEGIN IMMEDIATE")
+    schema.write(connection, "incarnation", incarnation)
+    if not same:
+        _log.warning("this database isn't the one that the last run left here: every client will sync from the start")
+        schema.write(connection, "epoch", schema.new_token())
+    connection.execute("COMMIT")
+    return str(schema.read(connection, "epoch")), incarnation
+
+
+def _check(connection: apsw.Connection) -> None:
+    verdict = connection.execute("PRAGMA quick_check(1)").get
+    if verdict != "ok":
+        raise StoreUnusable(f"{connection.filename} is damaged ({verdict}); restore a backup")
+    if connection.execute("PRAGMA foreign_key_check").fetchall():
+        raise StoreUnusable(
+            f"{connection.filename} is damaged (a row refers to a person who isn't there); restore a backup"
+        )
+
+
+def _unusable(database: Path, error: Exception) -> str:
+    if isinstance(error, apsw.NotADBError | apsw.CorruptError):
+        return f"{database} is damaged or not a database ({error}); restore a backup"
+    if isinstance(error, apsw.BusyError):
+        return f"{database} is locked by another program"
+    return f"{database} can't be used: {error}"

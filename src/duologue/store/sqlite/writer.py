@@ -1,0 +1,228 @@
+"""The writing half of the SQLite store: one batch, one transaction, a handful of statements.
+
+A statement takes a whole batch as one JSON text and reads it by `json_each`: SQLite runs it without the interpreter
+lock, so the event loop goes on meanwhile. A statement per row would fight for that lock a thousand times a batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+import apsw
+import msgspec
+
+from duologue.domain.errors import Code, StoreFailed
+from duologue.domain.ports import Clock, Pending, PendingMessage
+from duologue.store.sqlite.ledger import Account, Head, Ledger, MessageKey, Pair, Stored
+from duologue.store.sqlite.wal import Wal
+from duologue.store.work import Departure, NewGuest, OneOff, Work
+
+WARY_BATCHES = 32
+"""After a batch with a repeated message this many batches look for repetitions first instead of being surprised: in a
+storm of retries nothing is done twice."""
+
+_log = logging.getLogger(__name__)
+_json = msgspec.json.Encoder()
+
+_ACCOUNTS = """
+    SELECT id, key, name, coalesce((SELECT max(version) FROM dialog WHERE user = key), 0)
+    FROM person WHERE id IN (SELECT value FROM json_each(?))
+"""
+_HEADS = """
+    SELECT user, peer, seq, rev, received, read, peer_received, peer_read
+    FROM json_each(?) AS pair CROSS JOIN dialog ON user = pair.value ->> 0 AND peer = pair.value ->> 1
+"""
+_EARLIER = """
+    SELECT low, high, sender, id, seq, rev, at, sender_version, recipient_version, content
+    FROM json_each(?) AS wanted CROSS JOIN message INDEXED BY message_by_id
+    ON low = wanted.value ->> 0 AND high = wanted.value ->> 1
+    AND sender = wanted.value ->> 2 AND id = wanted.value ->> 3
+"""
+_MESSAGES = """
+    INSERT INTO message (low, high, seq, rev, sender, id, at, sender_version, recipient_version, content)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+        value ->> 8, value ->> 9
+    FROM json_each(?)
+"""
+_DIALOGS = """
+    INSERT INTO dialog (user, peer, seq, rev, received, read, peer_received, peer_read, version)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+        value ->> 8
+    FROM json_each(?) WHERE true
+    ON CONFLICT (user, peer) DO UPDATE SET seq = excluded.seq, rev = excluded.rev, received = excluded.received,
+        read = excluded.read, peer_received = excluded.peer_received, peer_read = excluded.peer_read,
+        version = excluded.version
+"""
+_LEFT = "UPDATE person SET last_seen = ? WHERE id IN (SELECT value FROM json_each(?))"
+_TAKEN = """
+    SELECT EXISTS (SELECT 1 FROM person WHERE id = ?) OR EXISTS (SELECT 1 FROM session WHERE token_hash = ?)
+"""
+
+
+class Writer:
+    """The committer's engine for SQLite. Owns the writing connection and, from the first batch on, its thread."""
+
+    def __init__(self, connection: apsw.Connection, wal: Wal, clock: Clock, on_close: Callable[[], None]) -> None:
+        """`on_close` runs after the connection was closed cleanly, never after a failure."""
+        self._connection = connection
+        self._wal = wal
+        self._clock = clock
+        self._on_close = on_close
+        self._ledger = Ledger(self._load_accounts, self._load_heads)
+        self._wary = 0
+        self._sound = True
+        self.people = int(str(connection.execute("SELECT count(*) FROM person").get))
+
+    def write(self, batch: Sequence[Work]) -> None:
+        """See `Engine.write`. A full disk fails the batch with STORAGE_FULL and a busy database with UNAVAILABLE;
+        any other error of the database is a `StoreFailed`, for after it no commit can be trusted."""
+        if self._wal.too_long():
+            _fail(batch, Code.UNAVAILABLE)
+            return
+        try:
+            guests = self._commit(batch)
+        except apsw.FullError as error:
+            self._roll_back()
+            _log.error("the disk is full, a batch of %d was refused: %s", len(batch), error)
+            _fail(batch, Code.STORAGE_FULL)
+        except apsw.BusyError as error:
+            self._roll_back()
+            _log.warning("another process locks the database, a batch of %d was refused: %s", len(batch), error)
+            _fail(batch, Code.UNAVAILABLE)
+        except apsw.IOError as error:
+            # No space for the shared memory file is a full disk as well; SQLite has no better word for it.
+            if error.extendedresult != apsw.SQLITE_IOERR_SHMSIZE:
+                self._sound = False
+                raise StoreFailed(f"writing to the database failed: {error}") from error
+            self._roll_back()
+            _fail(batch, Code.STORAGE_FULL)
+        except BaseException as error:
+            self._sound = False
+            if isinstance(error, apsw.Error):
+                raise StoreFailed(f"the database is damaged: {error}") from error
+            raise
+        else:
+            self._ledger.settle()
+            self.people += guests
+
+    def rest(self, idle: bool) -> None:
+        try:
+            self._wal.tidy(idle)
+        except apsw.Error as error:
+            self._sound = False
+            raise StoreFailed(f"moving the log into the database failed: {error}") from error
+
+    def close(self) -> None:
+        try:
+            if self._sound:
+                self._wal.tidy(idle=True, all=True)
+        except apsw.Error as error:
+            self._sound = False
+            raise StoreFailed(f"moving the log into the database failed: {error}") from error
+        finally:
+            self._connection.close(True)
+        if self._sound:
+            self._on_close()
+
+    def _commit(self, batch: Sequence[Work]) -> int:
+        one_offs = [work for work in batch if isinstance(work, OneOff)]
+        pendings: Sequence[Pending] = [work for work in batch if not isinstance(work, OneOff)]
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        guests = self._write_one_offs(one_offs)
+        if pendings:
+            pendings = _encodable(pendings)
+            try:
+                self._write_pendings(pendings)
+            except apsw.ConstraintError:
+                if self._wary:
+                    raise
+                # Some message was stored before. Once more from the start, looking first.
+                self._wary = WARY_BATCHES
+                self._roll_back()
+                execute("BEGIN IMMEDIATE")
+                guests = self._write_one_offs(one_offs)
+                self._write_pendings(pendings)
+        execute("COMMIT")
+        if self._wary:
+            self._wary -= 1
+        return guests
+
+    def _write_pendings(self, batch: Sequence[Pending]) -> None:
+        earlier = self._load_earlier(self._ledger.keys(batch)) if self._wary else None
+        entries = self._ledger.enter(batch, self._clock.wall_ms(), earlier)
+        if entries.messages:
+            self._connection.execute(_MESSAGES, (_text(entries.messages),))
+        if entries.dialogs:
+            self._connection.execute(_DIALOGS, (_text(entries.dialogs),))
+        if any(isinstance(work, PendingMessage) and work.duplicate for work in batch):
+            self._wary = WARY_BATCHES
+
+    def _write_one_offs(self, works: Sequence[OneOff]) -> int:
+        """Write them and return how many people were added."""
+        execute = self._connection.execute
+        guests = 0
+        for work in works:
+            work.failure = None
+            if isinstance(work, NewGuest):
+                taken = execute(_TAKEN, (work.id, work.token_hash)).get
+                if taken:
+                    work.failure = Code.BAD_REQUEST
+                    continue
+                execute("INSERT INTO person (id, name) VALUES (?, ?)", (work.id, work.name))
+                execute("INSERT INTO session VALUES (?, last_insert_rowid(), ?)", (work.token_hash, work.created))
+                guests += 1
+            elif isinstance(work, Departure):
+                execute(_LEFT, (work.at, _text([id for id in work.users if id.isascii()])))
+        return guests
+
+    def _roll_back(self) -> None:
+        # Some errors have rolled the transaction back by themselves.
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._ledger.forget()
+
+    def _load_accounts(self, ids: Sequence[str]) -> Iterable[tuple[str, Account]]:
+        for id, key, name, version in self._connection.execute(_ACCOUNTS, (_text(ids),)):
+            yield id, Account(key, name, version)
+
+    def _load_heads(self, pairs: Sequence[Pair]) -> Iterable[Head]:
+        for row in self._connection.execute(_HEADS, (_text(pairs),)):
+            yield Head(*row)
+
+    def _load_earlier(self, keys: Sequence[MessageKey]) -> dict[MessageKey, Stored]:
+        rows = self._connection.execute(_EARLIER, (_text(keys),))
+        return {(low, high, sender, id): Stored(*rest) for low, high, sender, id, *rest in rows}
+
+
+def _text(rows: Sequence[object]) -> str:
+    return _json.encode(rows).decode()
+
+
+def _fail(batch: Sequence[Work], code: Code) -> None:
+    for work in batch:
+        work.failure = code
+
+
+def _encodable(batch: Sequence[Pending]) -> Sequence[Pending]:
+    """The batch without what can't be stored as UTF-8: lone surrogates are refused long before, but one that slipped
+    through may cost its own message only, not the store."""
+    try:
+        for work in batch:
+            if isinstance(work, PendingMessage) and not (work.content.isascii() and work.id.isascii()):
+                work.content.encode(), work.id.encode()
+    except UnicodeEncodeError:
+        return [work for work in batch if not _refuse_unencodable(work)]
+    return batch
+
+
+def _refuse_unencodable(work: Pending) -> bool:
+    if not isinstance(work, PendingMessage):
+        return False
+    try:
+        (work.content + work.id).encode()
+    except UnicodeEncodeError:
+        work.failure = Code.INVALID_CONTENT
+        return True
+    return False
