@@ -3,7 +3,8 @@ however many conversations a page has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import apsw
 import msgspec
@@ -85,18 +86,18 @@ _HEADS = "SELECT peer, id, seq FROM dialog JOIN person ON key = peer WHERE user 
 
 
 def session_user(connection: apsw.Connection, token_hash: bytes) -> User | None:
-    for row in connection.execute(_SESSION_USER, (token_hash,)):
+    for row in _rows(connection, _SESSION_USER, (token_hash,)):
         return User(*row)
     return None
 
 
 def people(connection: apsw.Connection, ids: Sequence[str]) -> list[Person]:
     wanted = _json([id for id in ids if id.isascii()])
-    return [Person(User(id, name), seen) for id, name, seen in connection.execute(_PEOPLE, (wanted,))]
+    return [Person(User(id, name), seen) for id, name, seen in _rows(connection, _PEOPLE, (wanted,))]
 
 
 def directory(connection: apsw.Connection, after: str, limit: int) -> DirectoryPage:
-    found = [Person(User(id, name), seen) for id, name, seen in connection.execute(_DIRECTORY, (after, limit + 1))]
+    found = [Person(User(id, name), seen) for id, name, seen in _rows(connection, _DIRECTORY, (after, limit + 1))]
     if len(found) <= limit:
         return DirectoryPage(tuple(found), None)
     return DirectoryPage(tuple(found[:limit]), found[limit - 1].user.id)
@@ -104,7 +105,7 @@ def directory(connection: apsw.Connection, after: str, limit: int) -> DirectoryP
 
 def peers(connection: apsw.Connection, user: str) -> list[str]:
     me, _, _ = _person(connection, user)
-    return [id for (id,) in connection.execute(_PEERS, (me,))]
+    return [id for (id,) in _rows(connection, _PEERS, (me,))]
 
 
 def sync(
@@ -122,7 +123,7 @@ def sync(
     start = since if since is not None and known else 0
     end = MAX_VERSION if before is None else before
     asked = {"me": me, "since": start, "before": end, "limit": conversations + 1}
-    rows = connection.execute(_CHANGED, asked).fetchall()
+    rows = list(_rows(connection, _CHANGED, asked))
     page = rows[:conversations]
     ids = {row[0]: row[1] for row in page}
     firsts = _share(((row[10], row[4]) for row in page), per_conversation, total)
@@ -142,10 +143,10 @@ def roster(connection: apsw.Connection, user: str, everybody_up_to: int, per_con
     """Four statements, five if there are more people than `everybody_up_to`. Where `total` isn't enough for all, the
     conversations that changed last come first."""
     me, _, version = _person(connection, user)
-    rows = connection.execute(_EVERYBODY, (everybody_up_to + 1,)).fetchall()
+    rows = list(_rows(connection, _EVERYBODY, (everybody_up_to + 1,)))
     if len(rows) > everybody_up_to:
-        rows = connection.execute(_ACQUAINTANCES, {"me": me}).fetchall()
-    heads = connection.execute(_HEADS, (me, total)).fetchall()
+        rows = list(_rows(connection, _ACQUAINTANCES, {"me": me}))
+    heads = list(_rows(connection, _HEADS, (me, total)))
     firsts = _share(((0, seq) for _, _, seq in heads), per_conversation, total, at_least=0)
     ranges = [(peer, first, seq) for (peer, _, seq), first in zip(heads, firsts, strict=True)]
     found = _ranges(connection, me, user, {peer: id for peer, id, _ in heads}, ranges)
@@ -171,13 +172,13 @@ def history(
     else:
         first, end = max(floor, ceiling - limit + 1), ceiling
         more = first > floor
-    rows = connection.execute(_HISTORY, {"me": me, "peer": them, "first": first, "last": end})
+    rows = _rows(connection, _HISTORY, {"me": me, "peer": them, "first": first, "last": end})
     return HistoryPage(tuple(_message(me, user, peer, *row) for row in rows), more)
 
 
 def _person(connection: apsw.Connection, user: str) -> tuple[int, str, int]:
     if user.isascii():
-        for key, name, version in connection.execute(_ME, (user,)):
+        for key, name, version in _rows(connection, _ME, (user,)):
             return key, name, version
     raise Refusal(Code.UNKNOWN_USER)
 
@@ -198,7 +199,7 @@ def _ranges(
 ) -> list[tuple[Message, ...]]:
     found: list[list[Message]] = [[] for _ in ranges]
     if any(first <= last for _, first, last in ranges):
-        rows = connection.execute(_RANGES, {"me": me, "ranges": _json(ranges)})
+        rows = _rows(connection, _RANGES, {"me": me, "ranges": _json(ranges)})
         for index, peer, *row in rows:
             found[index].append(_message(me, user, ids[peer], *row))
     return [tuple(messages) for messages in found]
@@ -207,6 +208,11 @@ def _ranges(
 def _message(me: int, user: str, peer: str, seq: int, rev: int, sender: int, id: str, at: int, content: str) -> Message:
     mine = sender == me
     return Message(user if mine else peer, peer if mine else user, id, seq, rev, at, content)
+
+
+def _rows(connection: apsw.Connection, statement: str, bindings: apsw.Bindings) -> Iterator[Any]:
+    # The one place where the columns' types are taken on trust: the tables are STRICT.
+    return connection.execute(statement, bindings)
 
 
 def _json(value: object) -> str:

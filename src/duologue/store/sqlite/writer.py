@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import apsw
 import msgspec
@@ -34,10 +35,10 @@ _HEADS = """
     FROM json_each(?) AS pair CROSS JOIN dialog ON user = pair.value ->> 0 AND peer = pair.value ->> 1
 """
 _EARLIER = """
-    SELECT low, high, sender, id, seq, rev, at, sender_version, recipient_version, content
+    SELECT low, high, sender, message.id, seq, rev, at, sender_version, recipient_version, content
     FROM json_each(?) AS wanted CROSS JOIN message INDEXED BY message_by_id
     ON low = wanted.value ->> 0 AND high = wanted.value ->> 1
-    AND sender = wanted.value ->> 2 AND id = wanted.value ->> 3
+    AND sender = wanted.value ->> 2 AND message.id = wanted.value ->> 3
 """
 _MESSAGES = """
     INSERT INTO message (low, high, seq, rev, sender, id, at, sender_version, recipient_version, content)
@@ -92,14 +93,14 @@ class Writer:
             _fail(batch, Code.UNAVAILABLE)
         except apsw.IOError as error:
             # No space for the shared memory file is a full disk as well; SQLite has no better word for it.
-            if error.extendedresult != apsw.SQLITE_IOERR_SHMSIZE:
+            if getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_SHMSIZE:
                 self._sound = False
                 raise StoreFailed(f"writing to the database failed: {error}") from error
             self._roll_back()
             _fail(batch, Code.STORAGE_FULL)
         except BaseException as error:
             self._sound = False
-            if isinstance(error, apsw.Error):
+            if isinstance(error, apsw.CorruptError | apsw.NotADBError):
                 raise StoreFailed(f"the database is damaged: {error}") from error
             raise
         else:
@@ -184,15 +185,18 @@ class Writer:
         self._ledger.forget()
 
     def _load_accounts(self, ids: Sequence[str]) -> Iterable[tuple[str, Account]]:
-        for id, key, name, version in self._connection.execute(_ACCOUNTS, (_text(ids),)):
+        row: Any
+        for row in self._connection.execute(_ACCOUNTS, (_text(ids),)):
+            id, key, name, version = row
             yield id, Account(key, name, version)
 
     def _load_heads(self, pairs: Sequence[Pair]) -> Iterable[Head]:
+        row: Any
         for row in self._connection.execute(_HEADS, (_text(pairs),)):
             yield Head(*row)
 
     def _load_earlier(self, keys: Sequence[MessageKey]) -> dict[MessageKey, Stored]:
-        rows = self._connection.execute(_EARLIER, (_text(keys),))
+        rows: Iterable[Any] = self._connection.execute(_EARLIER, (_text(keys),))
         return {(low, high, sender, id): Stored(*rest) for low, high, sender, id, *rest in rows}
 
 

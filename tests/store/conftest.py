@@ -1,0 +1,109 @@
+"""A store in a fresh folder, with its acknowledgements collected as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from duologue.domain.errors import Code
+from duologue.domain.model import User
+from duologue.domain.ports import Pending, PendingMessage, PendingReceipt, Store
+from duologue.store.sqlite import SqliteStore
+
+TIMEOUT = 20.0
+"""Seconds that any one answer of a store may take in a test."""
+
+ANN, BOB, CAT = (User(character * 16, name) for character, name in (("a", "Ann"), ("b", "Bob"), ("c", "Cat")))
+NOBODY = "d" * 16
+
+
+class SetClock:
+    """A wall clock that a test sets, and the real monotonic one."""
+
+    def __init__(self) -> None:
+        self.wall = 1_700_000_000_000
+
+    def wall_ms(self) -> int:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class Bench:
+    """Opens stores on one folder and waits for what they hand back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = SetClock()
+        self.failures: list[BaseException] = []
+        self.returned: list[Pending] = []
+        self._news = asyncio.Event()
+        self.store: Store
+        self.is_open = False
+
+    async def open(self, **settings: object) -> Store:
+        self.store = await SqliteStore.open(
+            self.folder, self.clock, self._sink, self.failures.append, **settings  # type: ignore[arg-type]
+        )
+        self.is_open = True
+        return self.store
+
+    async def close(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            await self.store.close()
+
+    async def people(self, *users: User) -> None:
+        for user in users:
+            await self.store.create_guest(user, user.id.encode())
+
+    async def commit(self, *pendings: Pending) -> None:
+        """Submit them all in one turn of the loop and wait until the last one is back."""
+        wanted = len(self.returned) + len(pendings)
+        for pending in pendings:
+            self.store.submit(pending)
+        async with asyncio.timeout(TIMEOUT):
+            while len(self.returned) < wanted:
+                self._news.clear()
+                await self._news.wait()
+
+    async def send(self, sender: User, recipient: User, content: str = "hello", id: str | None = None) -> PendingMessage:
+        pending = PendingMessage(sender.id, recipient.id, id or str(uuid.uuid4()), content, None)
+        await self.commit(pending)
+        return pending
+
+    async def mark(self, user: User, peer: User, received: int = 0, read: int = 0) -> PendingReceipt:
+        pending = PendingReceipt(user.id, peer.id, received, read, None)
+        await self.commit(pending)
+        return pending
+
+    def _sink(self, pendings: Sequence[Pending]) -> None:
+        self.returned.extend(pendings)
+        self._news.set()
+
+
+def failures(pendings: Sequence[Pending]) -> set[Code | None]:
+    return {pending.failure for pending in pendings}
+
+
+@pytest_asyncio.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    made = Bench(tmp_path / "data")
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture(params=["sqlite"])
+async def ready(bench: Bench, request: pytest.FixtureRequest) -> Bench:
+    """An open store with Ann, Bob and Cat. Each implementation of the port joins here by its name."""
+    assert request.param == "sqlite"
+    await bench.open()
+    await bench.people(ANN, BOB, CAT)
+    return bench
