@@ -5,7 +5,7 @@
     POLLING     attach              PROBING      a websocket came with this session's id
     PROBING     poll                PROBING
     PROBING     probe               PROBED       `2probe`: answered `3probe`; the pending poll is released by a noop
-    PROBING     detach              POLLING      the websocket went away, or said something else: drop it, keep the session
+    PROBING     detach              POLLING      the websocket went away or said something else: only it is dropped
     PROBED      poll                PROBED       answered at once, so that the client can stop polling
     PROBED      upgrade             WEBSOCKET    `5`: what is queued goes there from now on
     PROBED      detach              POLLING

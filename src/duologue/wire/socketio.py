@@ -1,7 +1,7 @@
 """The Socket.IO v5 codec: one packet to and from text.
 
-Source: the Socket.IO protocol, revision 5: type, `n-` attachments, `/namespace,`, ack id, JSON. A packet here is the whole
-Engine.IO message, so it begins with `4`, and nothing is copied to cut that off.
+Source: the Socket.IO protocol, revision 5: type, `n-` attachments, `/namespace,`, ack id, JSON. A packet here is the
+whole Engine.IO message, so it begins with `4`, and nothing is copied to cut that off.
 """
 
 from __future__ import annotations

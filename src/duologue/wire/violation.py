@@ -6,6 +6,6 @@ import msgspec
 
 
 class Violation(msgspec.Struct, frozen=True, gc=False):
-    """The connection has to be closed. `reason` is a fixed sentence for the log; it holds nothing that the peer sent."""
+    """The connection has to be closed. `reason` is for the log; it holds nothing that the peer sent."""
 
     reason: str

@@ -59,5 +59,6 @@ from duologue.server.transport.counters import Counters
 from duologue.server.transport.engine import Engine
 from duologue.server.transport.server import SocketServer
 from duologue.server.transport.socket import Socket
+from duologue.wire import Frame, Limits, encode_event
 
-__all__ = ["App", "Counters", "Engine", "Socket", "SocketServer", "TransportConfig"]
+__all__ = ["App", "Counters", "Engine", "Frame", "Limits", "Socket", "SocketServer", "TransportConfig", "encode_event"]

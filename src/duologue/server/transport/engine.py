@@ -118,6 +118,14 @@ class Engine:
         self, transport: str, method: str, raw_query: bytes, origins: Sequence[str], hosts: Sequence[str], address: str
     ) -> Session | Refused | None:
         """A request of either transport: the session that it names, None if it may open one, or the refusal."""
+        found = self._check(transport, method, raw_query, origins, hosts, address)
+        if isinstance(found, Refused):
+            self.counters.handshakes_refused += 1
+        return found
+
+    def _check(
+        self, transport: str, method: str, raw_query: bytes, origins: Sequence[str], hosts: Sequence[str], address: str
+    ) -> Session | Refused | None:
         origin = origins[0] if len(origins) == 1 else None
         if len(origins) > 1 or len(hosts) != 1 or not self.origins.allows(origin, hosts[0]):
             return FORBIDDEN

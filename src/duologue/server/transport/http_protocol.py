@@ -69,6 +69,11 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
             self._in_message = False
             super().on_message_complete()
 
+        def handle_websocket_upgrade(self) -> None:
+            super().handle_websocket_upgrade()
+            self._in_message = False
+            self.parser = None  # type: ignore[assignment]  # it holds this object, which nobody needs any more
+
         def expire(self) -> None:
             if not self.transport.is_closing():
                 self.transport.abort()

@@ -50,7 +50,7 @@ _STATUS = {
 
 # picows makes a new Logger for each connection unless it's given something that isn't one.
 _picows_log = logging.LoggerAdapter(logging.getLogger("duologue.transport.picows"), {})
-logging.getLogger("duologue.transport.picows").setLevel(logging.CRITICAL)  # what peers do wrong, we say ourselves
+logging.getLogger("duologue.transport.picows").setLevel(logging.WARNING)  # below that, two lines per connection
 
 
 def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedProtocol]:
@@ -138,7 +138,6 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
                 WEBSOCKET, method, query.encode("latin-1"), headers.get("origin", []), headers.get("host", []), address
             )
             if isinstance(found, Refused):
-                engine.counters.handshakes_refused += 1
                 return found
             keys = headers.get("sec-websocket-key", [])
             if len(keys) != 1 or not _is_key(keys[0]) or headers.get("sec-websocket-version") != [_VERSION]:

@@ -6,6 +6,7 @@ Sources: the Engine.IO protocol, revision 4, section HTTP long-polling; CORS of 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
@@ -32,10 +33,10 @@ Headers = list[tuple[bytes, bytes]]
 
 _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, POST"),
-    (b"access-control-allow-headers", b"content-type"),
     (b"access-control-max-age", b"600"),
     (b"content-length", b"0"),
 ]
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9_, -]{1,512}")
 
 
 class Sessions(Protocol):
@@ -67,7 +68,7 @@ class PollingEndpoint:
         address = scope["client"][0] if scope.get("client") else ""
         cors = self._sessions.origins.cors_headers(origins[0] if origins else None)
         if method == "OPTIONS":
-            await self._preflight(origins, hosts, cors, send)
+            await self._preflight(scope, origins, hosts, cors, send)
             return
         found = self._sessions.check(POLLING, method, scope["query_string"], origins, hosts, address)
         if found is FORBIDDEN:
@@ -91,9 +92,12 @@ class PollingEndpoint:
             answer = BAD_REQUEST
         await _answer(answer, method, cors, send)
 
-    async def _preflight(self, origins: list[str], hosts: list[str], cors: Headers, send: Send) -> None:
+    async def _preflight(self, scope: Scope, origins: list[str], hosts: list[str], cors: Headers, send: Send) -> None:
         if len(origins) == 1 and len(hosts) == 1 and self._sessions.origins.allows(origins[0], hosts[0]):
-            await send({"type": "http.response.start", "status": 204, "headers": [*_PREFLIGHT, *cors]})
+            asked = ",".join(_header(scope, b"access-control-request-headers"))
+            allowed = asked if _HEADER_NAMES.fullmatch(asked) else "content-type"
+            headers = [*_PREFLIGHT, (b"access-control-allow-headers", allowed.encode()), *cors]
+            await send({"type": "http.response.start", "status": 204, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
         else:
             await _answer(FORBIDDEN, "OPTIONS", [], send)
@@ -129,7 +133,7 @@ class PollingEndpoint:
         if isinstance(body, Refused):
             session.violate(body.message)
             return body
-        if session.closed:
+        if not session.polled:  # closed or upgraded meanwhile
             return UNKNOWN_SID
         packets = decode_payload(body, self._sessions.limits)
         if isinstance(packets, Violation):

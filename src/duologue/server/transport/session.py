@@ -116,23 +116,24 @@ class Session:
     # Sending
 
     def send(self, frame: Frame) -> None:
-        """Queue a frame. Does nothing once the session is closed."""
-        if self.state is State.CLOSED:
+        """Queue a frame. Does nothing once the session is closed, or is about to be because its peer is too far behind."""
+        if self.state is State.CLOSED or self._unsent > self._shared.config.max_unsent:
             return
         self._queue.append(frame)
         self._unsent += len(frame.ws)
         if not self._dirty:
             self._dirty = True
             self._shared.flusher.mark(self)
-        if self._unsent > self._shared.config.max_unsent or (self._paused and self._behind()):
-            self._shared.counters.slow_readers_closed += 1
-            self._end("slow reader", log_level=logging.WARNING, abort=True)
 
     def flush(self) -> None:
+        """Called by the flusher, so that a slow reader is never closed amid the application's own loop over its sockets."""
         self._dirty = False
         if not self._queue:
             return
-        if self._websocket is not None:
+        if self._behind():
+            self._shared.counters.slow_readers_closed += 1
+            self._end("slow reader", log_level=logging.WARNING, abort=True)
+        elif self._websocket is not None:
             # While the socket's buffer is full the frames stay here, where all sockets share them.
             if not self._paused:
                 self._websocket.write(self._take_all())
@@ -147,7 +148,7 @@ class Session:
         self.flush()
 
     def _behind(self) -> bool:
-        buffered = self._websocket.buffered() if self._websocket is not None else 0
+        buffered = self._websocket.buffered() if self._paused and self._websocket is not None else 0
         return self._unsent + buffered > self._shared.config.max_unsent
 
     def _take_all(self) -> bytes:
@@ -286,10 +287,13 @@ class Session:
             self._probe = None
             self.state = step(self.state, Input.DETACH) or self.state
 
-    def lost(self) -> None:
-        """The websocket's connection ended."""
+    def lost(self, violated: bool) -> None:
+        """The websocket's connection ended, `violated` if that was because the peer broke the websocket protocol."""
         self._websocket = None
-        self._end("connection lost")
+        if violated:
+            self.violate("bad websocket frame")
+        else:
+            self._end("connection lost")
 
     # Ending
 

@@ -76,6 +76,8 @@ class WebsocketConnection(WSListener):
             self._session = None
             self._transport.send_close(WSCloseCode.OK)
             self._transport.disconnect()
+            # A peer that doesn't read what is still buffered would keep the socket for ever.
+            self._engine.wheel.schedule(self, self._engine.config.close_timeout)
             self._leave(session)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
@@ -83,7 +85,9 @@ class WebsocketConnection(WSListener):
         self._engine.websocket_gone()
         session, self._session = self._session, None
         if session is not None:
-            self._leave(session)
+            handshake = transport.close_handshake
+            # We have sent no close frame, so if there's one, picows has, after a frame that it could not read.
+            self._leave(session, violated=handshake is not None and handshake.sent is not None)
 
     def pause_writing(self) -> None:
         if self._session is not None:
@@ -138,9 +142,9 @@ class WebsocketConnection(WSListener):
             session.detach(self)
             self.close(code)
 
-    def _leave(self, session: Session) -> None:
+    def _leave(self, session: Session, violated: bool = False) -> None:
         if session.carried_by(self):
-            session.lost()
+            session.lost(violated)
         else:
             session.detach(self)
 
