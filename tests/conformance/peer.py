@@ -65,9 +65,10 @@ class Websocket:
 
     async def next(self) -> str | bytes | None:
         """The next frame that isn't a heartbeat; heartbeats on the way are answered."""
-        while (packet := await self.receive()) == PING:
-            await self.send(PONG)
-        return packet
+        async with asyncio.timeout(PATIENCE):
+            while (packet := await self.receive()) == PING:
+                await self.send(PONG)
+            return packet
 
     async def text(self) -> str:
         """The next frame that isn't a heartbeat, which has to be text."""
@@ -78,8 +79,9 @@ class Websocket:
     async def closed(self, *, answering: bool = True) -> list[str | bytes]:
         """Wait until the server has closed the connection; returns what it sent before."""
         last: list[str | bytes] = []
-        while (packet := await (self.next() if answering else self.receive())) is not None:
-            last.append(packet)
+        async with asyncio.timeout(PATIENCE):
+            while (packet := await (self.next() if answering else self.receive())) is not None:
+                last.append(packet)
         return last
 
     async def close(self) -> None:
@@ -198,8 +200,10 @@ class Polling:
         assert auth == '42["auth",{}]'
 
     async def is_over(self) -> bool:
-        """Whether the server knows the session no longer."""
+        """Whether the server knows the session no longer; it may say goodbye with a close packet first."""
         answer = await self.poll()
+        if answer.status == 200 and answer.packets[-1] == "1":
+            answer = await self.poll()
         return answer.status == 400
 
     @contextlib.asynccontextmanager

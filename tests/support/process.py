@@ -1,7 +1,8 @@
 """Server processes as the tests use them: started on a free port, killed without a warning, restarted on the same data.
 
-Nothing here sleeps: a start waits for the address that the server prints, an end waits for the process. All calls block
-the caller for as long as they say, so an async test under load calls them by `asyncio.to_thread`.
+Nothing here sleeps: a start waits for the address that the server prints (or, with a silent server, for its port), an end
+waits for the process. All calls block the caller for as long as they say, so an async test under load calls them by
+`asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import collections
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +27,8 @@ HOST: Final = "127.0.0.1"
 START_TIMEOUT: Final = 20.0
 EXIT_TIMEOUT: Final = 15.0
 LOG_LINES: Final = 20_000
+CONNECT_PACE: Final = 0.02
+"""Seconds between two looks at the port of a silent server."""
 
 _ADDRESS = re.compile(r"http://(?:127\.0\.0\.1|localhost):(\d+)")
 
@@ -37,11 +41,13 @@ class ServerProcess:
     """A server under test.
 
     `command` gets `--port N` appended: 0 at the first start, so that the system chooses and the server says what it got,
-    and the same port again at every later one. Standard output and error are gathered into one log.
+    and the same port again at every later one. A server that is `silent` about its address is given a port that was free
+    a moment ago. Standard output and error are gathered into one log.
     """
 
-    def __init__(self, command: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], *, silent: bool = False, env: Mapping[str, str] | None = None) -> None:
         self._command = list(command)
+        self._silent = silent
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **(env or {})}
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -54,10 +60,12 @@ class ServerProcess:
     # -- life -------------------------------------------------------------------------------------------------------
 
     def start(self, timeout: float = START_TIMEOUT) -> Self:
-        """Start and wait until the server has printed its address. Raises `ServerFailed` if it doesn't within `timeout`."""
+        """Start and wait until the server is there. Raises `ServerFailed` if it isn't within `timeout`."""
         if self.alive:
             raise RuntimeError("the server is running")
         mark = self.log_mark()
+        if self._silent and not self.port:
+            self.port = free_port()
         self._output_ended = False
         self._process = subprocess.Popen(
             [*self._command, "--port", str(self.port)],
@@ -73,8 +81,10 @@ class ServerProcess:
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=self._gather, args=(self._process.stdout,), daemon=True)
         self._reader.start()
-        address = self.wait_for_log(_ADDRESS, since=mark, timeout=timeout)
-        self.port = int(address.group(1))
+        if self._silent:
+            self._wait_for_port(timeout)
+        else:
+            self.port = int(self.wait_for_log(_ADDRESS, since=mark, timeout=timeout).group(1))
         return self
 
     def kill(self) -> None:
@@ -182,6 +192,22 @@ class ServerProcess:
         first = self._line_count - len(self._lines)
         return [line for number, line in enumerate(self._lines, first) if number >= since]
 
+    def _wait_for_port(self, timeout: float) -> None:
+        process = self._running()
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection((HOST, self.port), CONNECT_PACE).close()
+                return
+            except OSError:
+                pass
+            try:
+                process.wait(CONNECT_PACE)
+            except subprocess.TimeoutExpired:
+                continue
+            raise ServerFailed(f"ended before it listened\n{self.report()}")
+        raise ServerFailed(f"not listening after {timeout} s\n{self.report()}")
+
     def _gather(self, output: IO[str]) -> None:
         for line in output:
             with self._news:
@@ -213,6 +239,11 @@ class ServerProcess:
             print(self.report(), file=sys.stderr)
 
 
+def free_port() -> int:
+    with socket.create_server((HOST, 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
 def duologue(data: Path, *arguments: str, env: Mapping[str, str] | None = None) -> ServerProcess:
     """`duologue serve` on the folder `data`; not started yet."""
     command = [sys.executable, "-m", "duologue", "serve", "--host", HOST, "--data", str(data), *arguments]
@@ -222,4 +253,4 @@ def duologue(data: Path, *arguments: str, env: Mapping[str, str] | None = None) 
 def echo(command: Sequence[str] | None = None, *, ping_interval: int = 300, ping_timeout: int = 200) -> ServerProcess:
     """The example echo server, or another one with the same arguments (see `--echo-command`). Times in milliseconds."""
     start = list(command) if command else [sys.executable, str(ROOT / "examples" / "echo_server.py")]
-    return ServerProcess([*start, "--ping-interval", str(ping_interval), "--ping-timeout", str(ping_timeout)])
+    return ServerProcess([*start, "--ping-interval", str(ping_interval), "--ping-timeout", str(ping_timeout)], silent=True)
