@@ -1,8 +1,8 @@
 """Engine.IO v4 and Socket.IO v5 as codecs and state machines, without I/O, clock or event loop.
 
-Usable alone as the core of a Socket.IO server: `Namespaces` takes the messages of one connection and says what they mean;
-`encode_*` and `Frame` make what goes back; `engineio`, `session` and `messages` serve the transports below. No input
-makes anything here raise: it returns a `Violation` with the reason for which the connection has to be closed.
+Usable alone as the core of a Socket.IO server: `Namespaces` takes the messages of one connection and says what they
+mean; `encode_*` and `Frame` make what goes back; `engineio`, `session` and `messages` serve the transports below. No
+input makes anything here raise: it returns a `Violation` with the reason for which the connection has to be closed.
 """
 
 from __future__ import annotations

@@ -56,7 +56,8 @@ def encode_open(sid: str, upgrades: tuple[str, ...], ping_interval: int, ping_ti
 
 
 def decode_payload(body: bytes, limits: Limits) -> Payload | Violation:
-    """Split a polling body. All of it is refused when one packet can't be a packet, so that nothing is half processed."""
+    """Split a polling body. All of it is refused when one packet can't be a packet, so that nothing is half
+    processed."""
     if len(body) > limits.max_payload:
         return Violation("payload is too large")
     if body.count(SEPARATOR) >= limits.payload_packets:

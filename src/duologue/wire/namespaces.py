@@ -13,8 +13,8 @@
     DISMISSED    DISCONNECT         ABSENT
     DISMISSED    CONNECT            CONNECTING
 
-Capitals are packets of the peer, small letters the server's own doings. What's not in the table is a violation when the peer
-does it, and has no effect when the server does.
+Capitals are packets of the peer, small letters the server's own doings. What's not in the table is a violation when
+the peer does it, and has no effect when the server does.
 """
 
 from __future__ import annotations

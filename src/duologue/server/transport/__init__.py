@@ -12,8 +12,8 @@ The application is one object for the whole server::
         def on_event(self, socket: Socket, name: str, args: list[msgspec.Raw], ack_id: int | None,
                      attachments: tuple[bytes, ...]) -> None
             # in order of arrival, only between accept() and on_disconnect(). `args` are raw JSON, checked for syntax
-            # and depth, without the name. `attachments` is () unless the event was binary; its placeholders were checked
-            # and duologue.wire.resolve_attachments(args, attachments) puts the bytes in their places
+            # and depth, without the name. `attachments` is () unless the event was binary; its placeholders were
+            # checked and duologue.wire.resolve_attachments(args, attachments) puts the bytes in their places
         def on_disconnect(self, socket: Socket, reason: str) -> None
             # exactly once for each socket that on_connect got, accepted or not, except one that was refused by refuse()
 
@@ -25,7 +25,8 @@ The application is one object for the whole server::
         data: Any                       # the application's own, None at first
         connected: bool                 # between accept() and the end
         def accept(self) -> None
-        def refuse(self, message: str, data: bytes | None = None) -> None      # CONNECT_ERROR {message, data}; data is JSON
+        def refuse(self, message: str, data: bytes | None = None) -> None      # CONNECT_ERROR {message, data}; data is
+        JSON
         def send(self, frame: Frame) -> None                # queued, leaves at the end of this turn of the loop
         def ack(self, ack_id: int, *json_args: bytes) -> None
         def disconnect(self) -> None                        # Socket.IO DISCONNECT: the stock client then stays away

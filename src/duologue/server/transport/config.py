@@ -29,7 +29,7 @@ class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that wait for one peer, the socket's own buffer included. A peer that falls further behind is closed."""
     max_connections: int = 100_000
     allowed_origins: tuple[str, ...] = ()
-    """Origins of pages on other hosts, as `https://chat.example`; "*" allows all. A page of the host that it connects to
-    is always allowed, and so is a peer that names no origin, for it isn't a browser."""
+    """Origins of pages on other hosts, as `https://chat.example`; "*" allows all. A page of the host that it connects
+    to is always allowed, and so is a peer that names no origin, for it isn't a browser."""
     keep_headers: tuple[str, ...] = ("origin", "user-agent", "cookie", "authorization")
     """Headers of the handshake, in lower case, that the application wants to see. They cost memory per connection."""

@@ -44,7 +44,8 @@ _SID_CHARACTERS = 20
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """A websocket handshake that passed every check. `session` is the one it wants to take over, or None for a new one."""
+    """A websocket handshake that passed every check. `session` is the one it wants to take over, or None for a new
+    one."""
 
     session: Session | None
     address: str
@@ -93,8 +94,8 @@ class Engine:
         self._turning.add_done_callback(_report)
 
     async def drain(self) -> None:
-        """Refuse new sessions and close all others, then wait up to `close_timeout` for the peers to go. No Socket.IO packet
-        says goodbye: stock clients come back by themselves."""
+        """Refuse new sessions and close all others, then wait up to `close_timeout` for the peers to go. No Socket.IO
+        packet says goodbye: stock clients come back by themselves."""
         self._draining = True
         for session in list(self._sessions.values()):
             session.close("server is shutting down", SERVICE_RESTART)
@@ -157,7 +158,8 @@ class Engine:
         return session
 
     def open_websocket(self, websocket: Websocket, opening: Opening) -> Session | None:
-        """Put a websocket to work. None if the session that it wants can't be taken over: the websocket is to be closed."""
+        """Put a websocket to work. None if the session that it wants can't be taken over: the websocket is to be
+        closed."""
         self._websockets += 1
         if opening.session is not None:
             return opening.session if opening.session.attach(websocket) else None

@@ -21,8 +21,8 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
     """The class for uvicorn's `http=` setting. Its time-outs run on `wheel`."""
 
     class BoundedHttpProtocol(HttpToolsProtocol):
-        """Closes peers that connect and say nothing, whose headers come slowly or never end, whose chunks and trailers are
-        mere framing, or that send many requests without waiting for an answer."""
+        """Closes peers that connect and say nothing, whose headers come slowly or never end, whose chunks and trailers
+        are mere framing, or that send many requests without waiting for an answer."""
 
         due = 0
         _received = 0

@@ -1,7 +1,8 @@
-"""The class for uvicorn's `ws=` setting. picows' constructor isn't a documented interface (2.3): it's used in this file only.
+"""The class for uvicorn's `ws=` setting. picows' constructor isn't a documented interface (2.3): it's used in this
+file only.
 
-uvicorn has parsed and checked the HTTP request; it hands it over as bytes by `data_received`, then makes this object the
-transport's protocol.
+uvicorn has parsed and checked the HTTP request; it hands it over as bytes by `data_received`, then makes this object
+the transport's protocol.
 """
 
 from __future__ import annotations
@@ -103,8 +104,8 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
                 transport.write(_http_answer(key_or_refused))
                 transport.close()
                 return
-            # picows gets no more than it needs: it keeps the headers for as long as the connection lives, and it knows only
-            # `Connection: upgrade`, where Firefox sends `keep-alive, Upgrade`.
+            # picows gets no more than it needs: it keeps the headers for as long as the connection lives, and it knows
+            # only `Connection: upgrade`, where Firefox sends `keep-alive, Upgrade`.
             self._feed(
                 b"GET / HTTP/1.1\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
                 b"sec-websocket-key: " + key_or_refused.encode() + b"\r\n\r\n"

@@ -54,7 +54,8 @@ class Sessions(Protocol):
 
 
 class PollingEndpoint:
-    """Opens sessions by a GET without `sid`, takes bodies by POST and holds the other GETs until there's something to say."""
+    """Opens sessions by a GET without `sid`, takes bodies by POST and holds the other GETs until there's something to
+    say."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions

@@ -18,11 +18,13 @@ from duologue.wire.limits import Limits
 
 if TYPE_CHECKING:
     import asyncio
+
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class SocketServer:
-    """See the package's docstring. `other_engines` of `ws_protocol_class` are served beside it, by path; their maker starts and stops them."""
+    """See the package's docstring. `other_engines` of `ws_protocol_class` are served beside it, by path; their maker
+    starts and stops them."""
 
     def __init__(
         self,

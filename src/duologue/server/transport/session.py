@@ -85,8 +85,8 @@ class Session:
     `max_unsent`. Memory per idle connection counts, so parts that few need are made when they do."""
 
     __slots__ = (
-        "_awaiting_pong", "_dirty", "_paused", "_poll", "_posting", "_probe", "_queue", "_shared", "_unsent", "_websocket",
-        "address", "due", "handler", "headers", "sid", "state",
+        "_awaiting_pong", "_dirty", "_paused", "_poll", "_posting", "_probe", "_queue", "_shared", "_unsent",
+        "_websocket", "address", "due", "handler", "headers", "sid", "state",
     )  # fmt: skip
 
     handler: Handler
@@ -116,7 +116,8 @@ class Session:
     # Sending
 
     def send(self, frame: Frame) -> None:
-        """Queue a frame. Does nothing once the session is closed, or is about to be because its peer is too far behind."""
+        """Queue a frame. Does nothing once the session is closed, or is about to be because its peer is too far
+        behind."""
         if self.state is State.CLOSED or self._unsent > self._shared.config.max_unsent:
             return
         self._queue.append(frame)
@@ -126,7 +127,8 @@ class Session:
             self._shared.flusher.mark(self)
 
     def flush(self) -> None:
-        """Called by the flusher, so that a slow reader is never closed amid the application's own loop over its sockets."""
+        """Called by the flusher, so that a slow reader is never closed amid the application's own loop over its
+        sockets."""
         self._dirty = False
         if not self._queue:
             return

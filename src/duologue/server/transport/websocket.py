@@ -21,10 +21,11 @@ _OPCODES = {WSMsgType.CONTINUATION: CONTINUATION, WSMsgType.TEXT: TEXT, WSMsgTyp
 
 
 class WebsocketConnection(WSListener):
-    """What a connection is after its handshake. Checks what picows doesn't: reserved bits, the order of fragments, UTF-8.
+    """What a connection is after its handshake. Checks what picows doesn't: reserved bits, the order of fragments,
+    UTF-8.
 
-    States: carrying a session, probing for one, or closing (`_session` is None) until the peer answers the close frame or
-    `close_timeout` ends.
+    States: carrying a session, probing for one, or closing (`_session` is None) until the peer answers the close frame
+    or `close_timeout` ends.
     """
 
     __slots__ = ("_assembler", "_engine", "_opening", "_session", "_transport", "_underlying", "due")

@@ -15,8 +15,8 @@ log = logging.getLogger("duologue.transport")
 
 _FAIR_TICKS = 2
 _FAIR_SECONDS = 0.05
-"""How late a turn may be, in ticks or in seconds, whichever is longer. What the loop lost beyond that (a blocking call, a
-stopped process) is given back to everybody: nobody could have been heard in that time."""
+"""How late a turn may be, in ticks or in seconds, whichever is longer. What the loop lost beyond that (a blocking
+call, a stopped process) is given back to everybody: nobody could have been heard in that time."""
 
 
 class Entry(Protocol):
@@ -28,8 +28,8 @@ class Entry(Protocol):
 
 
 class Wheel:
-    """Deadlines at a resolution of `tick` seconds. An entry expires up to three ticks early, and not late while the turns
-    are on time. Without a clock: `advance` is told how much time has passed."""
+    """Deadlines at a resolution of `tick` seconds. An entry expires up to three ticks early, and not late while the
+    turns are on time. Without a clock: `advance` is told how much time has passed."""
 
     __slots__ = ("_now", "_part", "_slots", "tick")
 
