@@ -144,8 +144,8 @@ class Store(Protocol):
         a position outside 0..last+1 and `Refusal(UNKNOWN_USER)` if the peer doesn't exist."""
         ...
 
-    async def seen(self, user: str, at: int) -> None:
-        """Write down when a user's last connection ended."""
+    async def seen(self, users: Sequence[str], at: int) -> None:
+        """Write down, in one commit, when the last connections of these users ended."""
         ...
 
     async def close(self) -> None:

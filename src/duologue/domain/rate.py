@@ -39,6 +39,9 @@ class KeyedBuckets:
         self._burst = burst
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._buckets)
+
     def take(self, key: str, now: float) -> float:
         """As `TokenBucket.take`."""
         bucket = self._buckets.get(key)

@@ -70,9 +70,10 @@ class Gateway:
         await self.presence.start()
         self._spawn(self.presence.run(), "presence")
 
-    def refuse_requests(self) -> None:
+    async def leave(self) -> None:
         """The server is shutting down: what was submitted is still answered, everything new is refused."""
         self._draining = True
+        await self.presence.leave()
 
     async def stop(self) -> None:
         for task in self._tasks:

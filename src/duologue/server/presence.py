@@ -35,6 +35,7 @@ class Presence:
         self._leaving: dict[str, float] = {}
         self._deadlines: deque[tuple[float, str]] = deque()
         self._left = asyncio.Event()
+        self._stopped = False
 
     async def start(self) -> None:
         self._people = await self._store.people_count()
@@ -64,7 +65,7 @@ class Presence:
         self._guide_clients.discard(client)
         self.watch(client, frozenset())
         user_id = client.user_id
-        if not self._hub.is_here(user_id):
+        if not self._hub.is_here(user_id) and not self._stopped:
             deadline = self._clock.monotonic() + self._limits.presence_grace
             self._leaving[user_id] = deadline
             self._deadlines.append((deadline, user_id))
@@ -86,20 +87,34 @@ class Presence:
             while not self._deadlines:
                 self._left.clear()
                 await self._left.wait()
-            deadline, user_id = self._deadlines[0]
-            wait = deadline - self._clock.monotonic()
+            wait = self._deadlines[0][0] - self._clock.monotonic()
             if wait > 0:
                 await asyncio.sleep(wait)
                 continue
-            self._deadlines.popleft()
-            if self._leaving.get(user_id) != deadline:
-                continue
-            del self._leaving[user_id]
+            gone = self._gone_by_now()
             try:
-                await self._tell(user_id, Frame(encode_event("user disconnected", events.encode(user_id))))
-                await self._store.seen(user_id, self._clock.wall_ms())
+                for user_id in gone:
+                    await self._tell(user_id, Frame(encode_event("user disconnected", events.encode(user_id))))
+                await self._store.seen(gone, self._clock.wall_ms())
             except DuologueError as error:
-                logger.warning("user %s left, which not everybody may have been told: %s", user_id, error)
+                logger.warning("%d users left, which not everybody may have been told: %s", len(gone), error)
+
+    def _gone_by_now(self) -> list[str]:
+        now = self._clock.monotonic()
+        gone = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            deadline, user_id = self._deadlines.popleft()
+            if self._leaving.get(user_id) == deadline:
+                del self._leaving[user_id]
+                gone.append(user_id)
+        return gone
+
+    async def leave(self) -> None:
+        """Write down that everybody who is here was seen now: nobody outlives the server."""
+        self._stopped = True
+        here = {client.user_id for client in self._hub.all_clients()} | self._leaving.keys()
+        if here:
+            await self._store.seen(list(here), self._clock.wall_ms())
 
     async def _tell(self, user_id: str, frame: Frame) -> None:
         told: set[Client] = set(self._watchers.get(user_id, ()))

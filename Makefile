@@ -1,0 +1,42 @@
+# Each verb does its own set-up. CI runs `make test`.
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench torture clean
+
+PYTHON := .venv/bin/python
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+run: ## the server on http://127.0.0.1:3000 (set-up included; ARGS="--port 4000" for flags)
+	@scripts/setup run
+	@exec $(PYTHON) -m duologue serve $(ARGS)
+
+test: ## everything that CI checks, in a few minutes
+	@scripts/setup test
+	@$(MAKE) --no-print-directory style
+	$(PYTHON) -m pytest -m "not torture" $(ARGS)
+
+check: ## format, lint and types
+	@scripts/setup test
+	@$(MAKE) --no-print-directory style
+
+.PHONY: style
+style:
+	$(PYTHON) -m ruff format --check --quiet .
+	$(PYTHON) -m ruff check --quiet .
+	$(PYTHON) -m mypy
+	cd client && PATH="$$(cd .. && $(PYTHON) -c 'import hatch_build; print(hatch_build.find_node()[0].parent)'):$$PATH" node node_modules/vue-tsc/bin/vue-tsc.js --noEmit
+
+bench: ## Duologue beside its peers; writes the figures (alone on the machine, please)
+	@scripts/setup bench
+	$(PYTHON) -m bench $(ARGS)
+
+torture: ## the faults, for as long as it takes
+	@scripts/setup torture
+	$(PYTHON) -m pytest -m torture $(ARGS)
+	$(PYTHON) -m tests.fuzz.run --seconds 60
+
+clean: ## back to a fresh clone
+	rm -rf .venv .tools dist build client/node_modules tests/interop/js/node_modules bench/peers/node/node_modules
+	find src/duologue/web -mindepth 1 ! -name .gitignore -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,227 @@
+"""The composition root: the only place that sees every floor."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import uvicorn
+import uvloop
+
+from duologue import logs
+from duologue.bus.local import LocalBus
+from duologue.domain.errors import StoreUnusable
+from duologue.domain.limits import ChatLimits
+from duologue.domain.ports import Pending
+from duologue.domain.rate import KeyedBuckets
+from duologue.server.app import build_app
+from duologue.server.gateway import Gateway
+from duologue.server.outcomes import Outcomes
+from duologue.server.transport import SocketServer, TransportConfig
+from duologue.settings import Settings
+from duologue.store.sqlite import SqliteStore
+from duologue.wire import Limits
+
+__all__ = ["AddressUnusable", "StoreUnusable", "run"]
+
+logger = logging.getLogger(__name__)
+
+BACKLOG: Final = 4096
+"""Connections that the kernel keeps for us while we are busy; the system may allow fewer (somaxconn)."""
+
+EXIT_STORE_FAILED: Final = 74
+"""EX_IOERR of sysexits.h."""
+
+CLIENT_FOLDER: Final = Path(__file__).parent / "web"
+
+
+class AddressUnusable(Exception):
+    """The server can't listen where it was told to; the message says why in one line."""
+
+
+class SystemClock:
+    """Implements `duologue.domain.ports.Clock`."""
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, with our order of leaving: no new connections, then what was accepted is finished, then the rest.
+
+    Uvicorn would raise the signal again after its shutdown; to leave as asked is a success here.
+    """
+
+    def __init__(self, config: uvicorn.Config, leave: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._leave = leave
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await self._leave()
+        await super().shutdown(sockets)
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code.
+
+    Raises `AddressUnusable` and `StoreUnusable`; nothing was touched then.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        sockets = bind(settings.host, settings.port)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise AddressUnusable(f"can't listen on {settings.host} port {settings.port}: {reason}; choose another --port or --host") from error
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(settings, sockets))
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets for every address of `host`, all on one port. `localhost` is 127.0.0.1 and, where the system
+    has IPv6, ::1. Raises OSError."""
+    addresses = _addresses(host)
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in addresses:
+            each = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(each)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            each.bind((address, port))
+            port = each.getsockname()[1]
+            each.listen(BACKLOG)
+    except OSError:
+        for each in sockets:
+            each.close()
+        raise
+    return sockets
+
+
+def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    if host != "localhost":
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
+    addresses = [(socket.AF_INET, "127.0.0.1")]
+    if _has_ipv6_loopback():
+        addresses.append((socket.AF_INET6, "::1"))
+    return addresses
+
+
+def _has_ipv6_loopback() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
+    clock = SystemClock()
+    limits = _chat_limits(settings)
+    bus = LocalBus()
+    outcomes: Outcomes
+
+    def sink(batch: Sequence[Pending]) -> None:
+        outcomes(batch)
+
+    store = await SqliteStore.open(Path(settings.data), clock, sink, _stop_at_once)
+    gateway = Gateway(store, bus, clock, limits)
+    outcomes = Outcomes(gateway.hub, bus, store.epoch)
+    bus.connect(gateway.hub.receive)
+    connections = KeyedBuckets(settings.connect_rate, settings.connect_burst)
+
+    def admit(address: str) -> float | None:
+        return connections.take(address, clock.monotonic()) or None
+
+    transport = SocketServer(
+        gateway, _transport_config(settings), Limits(max_payload=settings.max_payload), admit=admit
+    )
+
+    async def leave() -> None:
+        """Finish what was accepted: its commits and its acks leave before the connections are closed."""
+        try:
+            async with asyncio.timeout(settings.drain_timeout):
+                await gateway.leave()
+                await store.close()
+                await gateway.stop()
+                await transport.stop()
+        except TimeoutError:
+            logger.error("the drain took more than %g s, some peers were cut off", settings.drain_timeout)
+
+    await gateway.start()
+    await transport.start()
+    server = _Server(
+        uvicorn.Config(
+            build_app(transport.asgi, CLIENT_FOLDER),
+            http=transport.http_protocol_class(),
+            ws=transport.ws_protocol_class(),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=2,
+            backlog=BACKLOG,
+        ),
+        leave,
+    )
+    gc.collect()
+    gc.freeze()
+    _say_where(settings, sockets)
+    await server.serve(sockets=sockets)
+    return 0
+
+
+def _say_where(settings: Settings, sockets: list[socket.socket]) -> None:
+    host, port = sockets[0].getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"Duologue serves http://{shown}:{port} with its data in {settings.data}", flush=True)
+
+
+def _stop_at_once(error: BaseException) -> None:
+    """After a failed write or sync no later commit could be trusted, so the process must not live on."""
+    logger.critical("the store has failed, stopping at once: %s", error)
+    print(f"duologue: the store has failed and the server stops at once: {error}", file=sys.stderr, flush=True)
+    logging.shutdown()
+    os._exit(EXIT_STORE_FAILED)
+
+
+def _chat_limits(settings: Settings) -> ChatLimits:
+    return ChatLimits(**{name: getattr(settings, name) for name in ChatLimits.__struct_fields__ if hasattr(settings, name)})
+
+
+def _transport_config(settings: Settings) -> TransportConfig:
+    return TransportConfig(
+        ping_interval=settings.ping_interval,
+        ping_timeout=settings.ping_timeout,
+        connect_timeout=settings.connect_timeout,
+        max_unsent=settings.max_unsent,
+        max_connections=settings.max_connections,
+        allowed_origins=tuple(settings.allow_origin),
+        keep_headers=(),
+    )

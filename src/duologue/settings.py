@@ -1,0 +1,255 @@
+"""Every setting, once: its name, type, default, range and meaning.
+
+Flags, environment variables, TOML keys, `duologue config` and docs/settings.md all follow from the class `Settings`.
+A value comes from the first of these that has it: a flag, the environment, the TOML file, the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+from urllib.parse import urlsplit
+
+import platformdirs
+
+ENVIRONMENT_PREFIX: Final = "DUOLOGUE_"
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_FORMATS: Final = ("text", "json")
+
+_TRUE: Final = ("1", "true", "yes", "on")
+_FALSE: Final = ("0", "false", "no", "off")
+
+
+class BadSetting(Exception):
+    """A setting that can't be used. The message is one line: which one, from where, its value, what is allowed."""
+
+
+def _setting(
+    default: Any, meaning: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    metadata = {"meaning": meaning, "low": low, "high": high, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _default_data() -> str:
+    return platformdirs.user_data_dir("duologue", appauthor=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What `duologue serve` needs to know. Times are seconds, sizes bytes, rates per second."""
+
+    host: str = _setting(
+        "localhost",
+        "Name or address to listen on. `localhost` is both 127.0.0.1 and ::1. Others need `allow_guests`.",
+    )
+    port: int = _setting(3000, "TCP port to listen on; 0 takes any free one.", 0, 65_535)
+    data: str = _setting("", "Folder that holds everything; made if missing. Empty: the platform's user data folder.")
+    allow_origin: tuple[str, ...] = _setting(
+        (), "Origins of other web pages that may connect, as https://chat.example; `*` allows all. Same-origin always may."
+    )
+    allow_guests: bool = _setting(
+        False, "Let anybody who reaches a non-loopback address sign in with just a name. Needed for such a `host`."
+    )
+    announce_people: int = _setting(
+        1000, "Up to so many people everybody is told of everybody; beyond, of those they have a conversation with.", 0
+    )
+    roster_messages: int = _setting(
+        1000, "Latest messages of each conversation for a client that doesn't sync.", 0, 100_000
+    )
+    roster_total: int = _setting(10_000, "Messages in all for a client that doesn't sync.", 0, 1_000_000)
+    page: int = _setting(50, "Messages, conversations or people in a page when the client doesn't say.", 1, 1000)
+    max_page: int = _setting(200, "The most a client may ask for in one page.", 1, 1000)
+    max_content: int = _setting(8000, "Characters of a message.", 1, 200_000)
+    presence_grace: float = _setting(
+        3.0, "After a user's last connection ended: how long until the others are told.", 0, 3600
+    )
+    message_rate: float = _setting(1000.0, "Events a user may send a second in the long run.", 0.001)
+    message_burst: float = _setting(5000.0, "Events a user may send at once.", 1)
+    connect_rate: float = _setting(500.0, "Connections from one address a second in the long run.", 0.001)
+    connect_burst: float = _setting(20_000.0, "Connections from one address at once.", 1)
+    request_limit: int = _setting(16, "Reading requests one connection may have under way.", 1, 10_000)
+    max_watch: int = _setting(200, "People whose presence one connection may watch.", 1, 10_000)
+    ping_interval: float = _setting(25.0, "Between two heartbeats of a connection.", 0.05, 3600)
+    ping_timeout: float = _setting(20.0, "How long a client may take to answer a heartbeat.", 0.05, 3600)
+    connect_timeout: float = _setting(45.0, "How long a connection may take to sign in.", 0.05, 3600)
+    max_payload: int = _setting(1_000_000, "Largest frame or polling body taken from a client.", 1000, 100_000_000)
+    max_unsent: int = _setting(
+        4_000_000, "Bytes waiting for one client; one that falls further behind is closed.", 10_000, 1_000_000_000
+    )
+    max_connections: int = _setting(100_000, "Connections in all.", 1, 10_000_000)
+    drain_timeout: float = _setting(8.0, "How long SIGTERM lets what was accepted finish.", 0.1, 600)
+    typing_repeat: float = _setting(3.0, "How often a client says that its user is typing.", 0.1, 60)
+    typing_expires: float = _setting(6.0, "How long that is shown to the other side.", 0.1, 120)
+    log_level: str = _setting("info", "How much is logged.", choices=LOG_LEVELS)
+    log_format: str = _setting("text", "How it's logged.", choices=LOG_FORMATS)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings, and where each value came from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+def fields() -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(Settings)
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    return ENVIRONMENT_PREFIX + name.upper()
+
+
+def default_config_file() -> Path:
+    return Path(platformdirs.user_config_dir("duologue", appauthor=False)) / "duologue.toml"
+
+
+def load(flags: Mapping[str, Any], environment: Mapping[str, str], config: str | None = None) -> Loaded:
+    """Settings from all sources. `flags` holds those that were given; `config` names the TOML file.
+
+    Raises `BadSetting`. Reads the file and nothing else; touches nothing.
+    """
+    file, from_file = _read_file(config or environment.get(variable("config")))
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for field in fields():
+        name = field.name
+        if name in flags:
+            raw, source = flags[name], flag(name)
+        elif variable(name) in environment:
+            raw, source = environment[variable(name)], variable(name)
+        elif name in from_file:
+            raw, source = from_file[name], f"{file}"
+        else:
+            values[name], sources[name] = field.default, "default"
+            continue
+        values[name], sources[name] = _convert(field, raw, source), source
+    if not values["data"]:
+        values["data"] = _default_data()
+    settings = Settings(**values)
+    _check_together(settings, sources)
+    return Loaded(settings, sources)
+
+
+def _read_file(name: str | None) -> tuple[Path, Mapping[str, Any]]:
+    path = Path(name) if name else default_config_file()
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except FileNotFoundError:
+        if name:
+            raise BadSetting(f"config file {path}: there is no such file") from None
+        return path, {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"config file {path}: {' '.join(str(error).split())}") from None
+    known = {field.name for field in fields()}
+    for key in content:
+        if key not in known:
+            raise BadSetting(f"config file {path}: there is no setting {key!r}; `duologue config` lists them all")
+    return path, content
+
+
+def _convert(field: dataclasses.Field[Any], raw: Any, source: str) -> Any:
+    kind = get_type_hints(Settings)[field.name]
+    try:
+        if kind is bool:
+            value: Any = _to_bool(raw)
+        elif kind is int:
+            value = int(raw) if isinstance(raw, str) else _exactly(raw, int)
+        elif kind is float:
+            value = float(raw) if isinstance(raw, str) else float(_exactly(raw, int, float))
+        elif kind is str:
+            value = _exactly(raw, str)
+        else:
+            value = tuple(raw.split(",")) if isinstance(raw, str) else tuple(_exactly(each, str) for each in raw)
+            value = tuple(each.strip() for each in value if each.strip())
+    except (TypeError, ValueError):
+        raise _bad(field, raw, source) from None
+    low, high, choices = field.metadata["low"], field.metadata["high"], field.metadata["choices"]
+    if choices and value not in choices:
+        raise _bad(field, raw, source)
+    # Written so that NaN, which compares with nothing, is refused.
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        raise _bad(field, raw, source)
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        raise _bad(field, raw, source)
+    return value
+
+
+def _exactly(raw: Any, *types: type) -> Any:
+    if type(raw) not in types:
+        raise TypeError
+    return raw
+
+
+def _to_bool(raw: Any) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    if raw.lower() in _TRUE:
+        return True
+    if raw.lower() in _FALSE:
+        return False
+    raise ValueError
+
+
+def _bad(field: dataclasses.Field[Any], raw: Any, source: str) -> BadSetting:
+    return BadSetting(f"{field.name} is {raw!r} (from {source}), but has to be {allowed(field)}")
+
+
+def allowed(field: dataclasses.Field[Any]) -> str:
+    """What values a setting takes, in words."""
+    if field.metadata["choices"]:
+        return " or ".join(field.metadata["choices"])
+    kind = get_type_hints(Settings)[field.name]
+    if kind is bool:
+        return "true or false"
+    if kind is str:
+        return "text"
+    if kind not in (int, float):
+        return "a list of origins"
+    noun = "a whole number" if kind is int else "a number"
+    low, high = field.metadata["low"], field.metadata["high"]
+    if high is None:
+        return f"{noun}, at least {low:,}" if low is not None else noun
+    return f"{noun} from {low:,} to {high:,}"
+
+
+def _check_together(settings: Settings, sources: Mapping[str, str]) -> None:
+    for origin in settings.allow_origin:
+        parts = urlsplit(origin)
+        if origin != "*" and (parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query):
+            raise BadSetting(
+                f"allow_origin is {origin!r} (from {sources['allow_origin']}), but has to be `*` or an origin like https://chat.example"
+            )
+    if settings.page > settings.max_page:
+        raise BadSetting(f"page is {settings.page}, but may not be above max_page, which is {settings.max_page}")
+    if not settings.allow_guests and not is_loopback(settings.host):
+        raise BadSetting(
+            f"host is {settings.host!r} (from {sources['host']}), where others could sign in without a password: "
+            "add --allow-guests if that is wanted, or listen on localhost"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def environment() -> Mapping[str, str]:
+    return os.environ
