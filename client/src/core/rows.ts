@@ -16,9 +16,8 @@ export type Row =
       readonly key: string
       readonly item: Item
       readonly own: boolean
-      /** First and last of a group by one side within a few minutes. */
+      /** The first of a group by one side within a few minutes. */
       readonly opens: boolean
-      readonly closes: boolean
     }
 
 /** What a conversation shows, from top to bottom: day separators, the mark where the unread began, and the messages. */
@@ -36,7 +35,6 @@ export function rowsOf(
   const rows: Row[] = []
   items.forEach((item, index) => {
     const before = items[index - 1]
-    const after = items[index + 1]
     const newDay = !before || !sameDay(atOf(before), atOf(item))
     const unread = item.kind === 'stored' && item.message.seq === unreadFrom
     if (newDay) rows.push({ kind: 'day', key: `day ${keyOf(item, me)}`, at: atOf(item) })
@@ -48,7 +46,6 @@ export function rowsOf(
       item,
       own,
       opens: newDay || unread || !together(before, item, me),
-      closes: !after || !sameDay(atOf(item), atOf(after)) || !together(item, after, me),
     })
   })
   return rows
