@@ -24,16 +24,17 @@ NOBODY = "d" * 16
 
 
 class SetClock:
-    """A wall clock that a test sets, and the real monotonic one."""
+    """A wall clock that a test sets, and the real monotonic one, which a test may put ahead."""
 
     def __init__(self) -> None:
         self.wall = 1_700_000_000_000
+        self.ahead = 0.0
 
     def wall_ms(self) -> int:
         return self.wall
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.monotonic() + self.ahead
 
 
 class Bench:
@@ -50,7 +51,11 @@ class Bench:
 
     async def open(self, **settings: object) -> Store:
         self.store = await SqliteStore.open(
-            self.folder, self.clock, self._sink, self.failures.append, **settings  # type: ignore[arg-type]
+            self.folder,
+            self.clock,
+            self._sink,
+            self.failures.append,
+            **settings,  # type: ignore[arg-type]
         )
         self.is_open = True
         return self.store
@@ -74,7 +79,9 @@ class Bench:
                 self._news.clear()
                 await self._news.wait()
 
-    async def send(self, sender: User, recipient: User, content: str = "hello", id: str | None = None) -> PendingMessage:
+    async def send(
+        self, sender: User, recipient: User, content: str = "hello", id: str | None = None
+    ) -> PendingMessage:
         pending = PendingMessage(sender.id, recipient.id, id or str(uuid.uuid4()), content, None)
         await self.commit(pending)
         return pending

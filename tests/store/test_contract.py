@@ -14,7 +14,9 @@ pytestmark = pytest.mark.asyncio
 
 
 async def test_seqs_and_versions_in_the_order_of_submission(ready: Bench) -> None:
-    sent = [PendingMessage(a.id, b.id, f"m{n}", "x", n) for n, (a, b) in enumerate([(ANN, BOB), (BOB, ANN), (ANN, CAT)] * 3)]
+    sent = [
+        PendingMessage(a.id, b.id, f"m{n}", "x", n) for n, (a, b) in enumerate([(ANN, BOB), (BOB, ANN), (ANN, CAT)] * 3)
+    ]
     await ready.commit(*sent)
     assert ready.returned == sent
     assert [m.seq for m in sent] == [1, 2, 1, 3, 4, 2, 5, 6, 3]
@@ -46,7 +48,9 @@ async def test_a_retry_is_answered_with_the_first_outcome(ready: Bench, apart: b
 async def test_a_storm_of_retries_stores_one_message(ready: Bench) -> None:
     for _ in range(5):
         await ready.commit(*(PendingMessage(ANN.id, BOB.id, "m", "a", None) for _ in range(50)))
-    assert {(m.seq, m.at, m.failure) for m in ready.returned if isinstance(m, PendingMessage)} == {(1, ready.clock.wall, None)}
+    assert {(m.seq, m.at, m.failure) for m in ready.returned if isinstance(m, PendingMessage)} == {
+        (1, ready.clock.wall, None)
+    }
     assert sum(not m.duplicate for m in ready.returned if isinstance(m, PendingMessage)) == 1
     assert (await ready.send(ANN, BOB)).seq == 2
 
@@ -103,7 +107,18 @@ async def test_receipts_keep_their_place_when_the_batch_is_done_twice(ready: Ben
 
 @pytest.mark.parametrize(
     "text",
-    ["👩‍👩‍👧‍👦", "e\u0301\u0323", "a\r\nb\rc\n", "\u2028\u2029\x85", "𐍈" * 8000, '"\\\x01\x7f', " ", "\ufeff\ufffe\uffff", "1e3", "null"],
+    [
+        "👩‍👩‍👧‍👦",
+        "e\u0301\u0323",
+        "a\r\nb\rc\n",
+        "\u2028\u2029\x85",
+        "𐍈" * 8000,
+        '"\\\x01\x7f',
+        " ",
+        "\ufeff\ufffe\uffff",
+        "1e3",
+        "null",
+    ],
 )
 async def test_text_comes_back_byte_for_byte(ready: Bench, text: str) -> None:
     await ready.send(ANN, BOB, text)
@@ -184,7 +199,11 @@ async def test_roster_of_few_and_of_many(ready: Bench) -> None:
     for _ in range(5):
         await ready.send(ANN, BOB)
     few = await ready.store.roster(ANN.id, 3, 4, 100)
-    assert {user.name: [m.seq for m in messages] for user, messages in few.people} == {"Ann": [], "Bob": [2, 3, 4, 5], "Cat": []}
+    assert {user.name: [m.seq for m in messages] for user, messages in few.people} == {
+        "Ann": [],
+        "Bob": [2, 3, 4, 5],
+        "Cat": [],
+    }
     many = await ready.store.roster(ANN.id, 2, 4, 3)
     assert {user.name: [m.seq for m in messages] for user, messages in many.people} == {"Ann": [], "Bob": [3, 4, 5]}
     assert many.version == 5

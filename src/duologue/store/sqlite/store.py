@@ -140,6 +140,8 @@ def _open(
     mark = held.read_mark()
     first = apsw.Connection(str(held.database), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
     try:
+        # A refused folder stays as it was: closing mustn't move the log into the database either.
+        first.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         first.set_busy_timeout(int(busy_timeout * 1000))
         version = schema.check(first)
         left = held.is_left_as(mark, str(schema.read(first, "incarnation"))) if version else False
@@ -173,7 +175,8 @@ def _begin_incarnation(connection: apsw.Connection, *, same: bool) -> tuple[str,
 def _check(connection: apsw.Connection) -> None:
     verdict = connection.execute("PRAGMA quick_check(1)").get
     if verdict != "ok":
-        raise StoreUnusable(f"{connection.filename} is damaged ({verdict}); restore a backup")
+        words = " ".join(str(verdict).split())
+        raise StoreUnusable(f"{connection.filename} is damaged ({words}); restore a backup")
     if connection.execute("PRAGMA foreign_key_check").fetchall():
         raise StoreUnusable(
             f"{connection.filename} is damaged (a row refers to a person who isn't there); restore a backup"

@@ -62,17 +62,19 @@ class Wal:
         """Whether the log is at its bound and a reader still keeps it from being emptied."""
         if self._pages < self._max_pages:
             return False
-        self.tidy(idle=True)
+        self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
         return self._held
 
     def tidy(self, idle: bool, all: bool = False) -> None:
         """Checkpoint if it is due; with `all` whatever is there, and cut the file."""
-        if not all:
-            if self._pages < (IDLE_PAGES if idle else CHECKPOINT_PAGES):
-                return
-            if self._held and self._clock.monotonic() < self._next_try:
-                return
-        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if all else apsw.SQLITE_CHECKPOINT_PASSIVE
+        if all:
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        elif self._pages >= (IDLE_PAGES if idle else CHECKPOINT_PAGES):
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _checkpoint(self, mode: int) -> None:
+        if self._held and mode == apsw.SQLITE_CHECKPOINT_PASSIVE and self._clock.monotonic() < self._next_try:
+            return
         try:
             pages, done = self._connection.wal_checkpoint(mode=mode)
         except (apsw.BusyError, apsw.LockedError):

@@ -1,0 +1,140 @@
+"""Power lost (F1b), disk full (F9), I/O errors (F10), torn logs (F11)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from duologue.domain.errors import Code, Refusal, StoreFailed
+from duologue.domain.ports import PendingMessage
+
+from .broken_disk import BrokenDisk
+from .conftest import ANN, BOB, Bench, failures
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def disk() -> Iterator[BrokenDisk]:
+    made = BrokenDisk()
+    yield made
+    made.unregister()
+
+
+async def _stored(folder: Path) -> list[int]:
+    """What a server started on `folder` has of Ann's and Bob's conversation."""
+    other = Bench(folder)
+    await other.open()
+    try:
+        page = await other.store.history(ANN.id, BOB.id, None, None, 10_000)
+    except Refusal as refusal:
+        assert refusal.code is Code.UNKNOWN_USER
+        return []
+    finally:
+        await other.close()
+    return [message.seq for message in page.messages]
+
+
+@pytest.mark.parametrize("synchronous", ["FULL", "NORMAL"])
+async def test_power_lost(bench: Bench, disk: BrokenDisk, tmp_path: Path, synchronous: str) -> None:
+    """With FULL nothing acknowledged is lost; NORMAL loses some, which shows that this disk does forget."""
+    await bench.open(vfs=disk.name, synchronous=synchronous)
+    await bench.people(ANN, BOB)
+    lost = 0
+    for turn in range(10):
+        await bench.commit(*(PendingMessage(ANN.id, BOB.id, f"{turn}-{n}", "x" * 500, None) for n in range(20)))
+        bench.store.submit(PendingMessage(ANN.id, BOB.id, f"under way {turn}", "x", None))
+        acknowledged = max(m.seq for m in bench.returned if isinstance(m, PendingMessage))
+        disk.lose_power(bench.folder, tmp_path / f"after-{turn}")
+        seqs = await _stored(tmp_path / f"after-{turn}")
+        assert seqs == list(range(1, len(seqs) + 1))
+        lost += max(0, acknowledged - len(seqs))
+        await bench.commit()
+    assert (lost > 0) == (synchronous == "NORMAL")
+
+
+async def test_full_disk_refuses_and_recovers(bench: Bench, disk: BrokenDisk) -> None:
+    await bench.open(vfs=disk.name)
+    await bench.people(ANN, BOB)
+    first = await bench.send(ANN, BOB)
+    disk.error, disk.fail = apsw.SQLITE_FULL, {"write"}
+    refused = [PendingMessage(ANN.id, BOB.id, f"m{n}", "x", None) for n in range(3)]
+    await bench.commit(*refused)
+    assert failures(refused) == {Code.STORAGE_FULL}
+    with pytest.raises(Refusal, match=Code.STORAGE_FULL):
+        await bench.store.seen([ANN.id], 1)
+    page = await bench.store.history(ANN.id, BOB.id, None, None, 10)
+    assert [m.id for m in page.messages] == [first.id]
+    disk.fail = set()
+    again = [PendingMessage(ANN.id, BOB.id, f"m{n}", "x", None) for n in range(3)]
+    await bench.commit(*again)
+    assert [m.seq for m in again] == [2, 3, 4]
+    assert bench.failures == []
+
+
+async def test_full_file_system_refuses_and_recovers(bench: Bench) -> None:
+    """The same on a real small file system, where mounting one is permitted."""
+    bench.folder.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(bench.folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs isn't permitted here")
+    try:
+        await bench.open()
+        await bench.people(ANN, BOB)
+        ballast = bench.folder / "ballast"
+        ballast.write_bytes(bytes(1_200_000))
+        sent: list[PendingMessage] = []
+        while not sent or sent[-1].failure is None:
+            sent.append(await bench.send(ANN, BOB, "x" * 8000))
+            assert len(sent) < 1000
+        assert sent[-1].failure is Code.STORAGE_FULL
+        page = await bench.store.history(ANN.id, BOB.id, None, None, 1)
+        assert page.messages[-1].seq == len(sent) - 1
+        ballast.unlink()
+        assert (await bench.send(ANN, BOB)).seq == len(sent)
+        assert bench.failures == []
+    finally:
+        await bench.close()
+        subprocess.run(["umount", str(bench.folder)], check=True)
+
+
+@pytest.mark.parametrize(("operation", "error"), [("sync", "FSYNC"), ("write", "WRITE")])
+async def test_an_io_error_is_final(bench: Bench, disk: BrokenDisk, operation: str, error: str) -> None:
+    await bench.open(vfs=disk.name)
+    await bench.people(ANN, BOB)
+    disk.error, disk.fail = getattr(apsw, f"SQLITE_IOERR_{error}"), {operation}
+    sent = [PendingMessage(ANN.id, BOB.id, f"m{n}", "x", None) for n in range(3)]
+    await bench.commit(*sent)
+    assert failures(sent) == {Code.UNAVAILABLE}
+    disk.fail = set()
+    with pytest.raises(Refusal, match=Code.UNAVAILABLE):
+        bench.store.submit(PendingMessage(ANN.id, BOB.id, "later", "x", None))
+    await bench.close()
+    assert [type(failure) for failure in bench.failures] == [StoreFailed]
+
+
+async def test_torn_log_opens_to_a_prefix(bench: Bench, tmp_path: Path) -> None:
+    await bench.open()
+    await bench.people(ANN, BOB)
+    for n in range(12):
+        await bench.commit(*(PendingMessage(ANN.id, BOB.id, f"{n}-{k}", "x" * 300, None) for k in range(5)))
+    live = tmp_path / "live"
+    shutil.copytree(bench.folder, live)
+    log = (live / "messages.db-wal").read_bytes()
+    lengths = []
+    for step in range(25):
+        torn = tmp_path / f"torn-{step}"
+        shutil.copytree(live, torn, ignore=lambda *_: ["messages.db-shm", "lock"])
+        (torn / "messages.db-wal").write_bytes(log[: len(log) * step // 24 - (step % 3)] if step else b"")
+        seqs = await _stored(torn)
+        assert seqs == list(range(1, len(seqs) + 1))
+        assert len(seqs) % 5 == 0
+        lengths.append(len(seqs))
+    assert lengths == sorted(lengths)
+    assert lengths[0] == 0
+    assert lengths[-2] >= 50

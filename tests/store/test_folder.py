@@ -1,0 +1,143 @@
+"""The data folder: locks (F12), versions (F16), restored backups (F26), other processes (F27), permissions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import apsw
+import pytest
+
+from duologue.domain.errors import Code, StoreUnusable
+from duologue.domain.ports import PendingMessage
+
+from .conftest import ANN, BOB, Bench
+
+pytestmark = pytest.mark.asyncio
+
+
+def _database(bench: Bench) -> apsw.Connection:
+    return apsw.Connection(str(bench.folder / "messages.db"))
+
+
+async def test_a_second_server_is_refused_and_harms_nothing(ready: Bench) -> None:
+    before = {path.name: path.read_bytes() for path in ready.folder.iterdir()}
+    with pytest.raises(StoreUnusable, match=f"in use by process {os.getpid()}"):
+        await Bench(ready.folder).open()
+    assert {path.name: path.read_bytes() for path in ready.folder.iterdir()} == before
+    assert (await ready.send(ANN, BOB)).seq == 1
+
+
+async def test_files_are_for_their_owner_only(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    before = os.umask(0)
+    try:
+        await bench.open()
+        await bench.people(ANN, BOB)
+        await bench.send(ANN, BOB)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(bench.folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in bench.folder.iterdir()} == {0o600}
+    await bench.close()
+    (bench.folder / "messages.db").chmod(0o644)
+    await bench.open()
+    assert "can be read by others" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["newer", "garbage", "other program", "torn"])
+async def test_what_cannot_be_used_is_refused_untouched(ready: Bench, damage: str) -> None:
+    for n in range(50):
+        await ready.send(ANN, BOB, "x" * 2000, id=f"m{n}")
+    await ready.close()
+    path = ready.folder / "messages.db"
+    if damage == "newer":
+        _database(ready).execute("UPDATE meta SET value = 99 WHERE name IN ('schema_version', 'oldest_reader')")
+    elif damage == "garbage":
+        path.write_bytes(b"no database" * 1000)
+    elif damage == "other program":
+        path.unlink()
+        _database(ready).execute("CREATE TABLE theirs (x)")
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[:8192] + bytes(8192) + content[16384:])
+    before = path.read_bytes()
+    with pytest.raises(StoreUnusable) as raised:
+        await ready.open()
+    assert "\n" not in str(raised.value)
+    assert path.read_bytes() == before
+
+
+async def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreUnusable, match="can't be made"):
+        await Bench(tmp_path / "file" / "data").open()
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole folder", "database only"])
+async def test_a_restored_backup_changes_the_epoch(ready: Bench, tmp_path: Path, whole: bool) -> None:
+    await ready.send(ANN, BOB)
+    await ready.close()
+    backup = tmp_path / "backup"
+    shutil.copytree(ready.folder, backup)
+    epoch = (await ready.open()).epoch
+    await ready.send(ANN, BOB, "of the lost future")
+    await ready.close()
+    if whole:
+        shutil.rmtree(ready.folder)
+        shutil.copytree(backup, ready.folder)
+    else:
+        shutil.copy2(backup / "messages.db", ready.folder / "messages.db")
+    await ready.open()
+    assert ready.store.epoch != epoch
+    assert (await ready.send(ANN, BOB)).seq == 2
+    renewed = ready.store.epoch
+    await ready.close()
+    assert (await ready.open()).epoch == renewed
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["no mark", "older mark"])
+async def test_a_start_cut_between_its_two_marks_costs_a_resync_at_most(ready: Bench, lost: bool) -> None:
+    epoch = ready.store.epoch
+    await ready.close()
+    mark = ready.folder / "incarnation"
+    before = mark.read_bytes()
+    await ready.open()
+    await ready.close()
+    mark.unlink() if lost else mark.write_bytes(before)
+    assert (await ready.open()).epoch != epoch
+
+
+async def test_a_write_lock_held_elsewhere_is_a_passing_refusal(bench: Bench) -> None:
+    await bench.open(busy_timeout=0.05)
+    await bench.people(ANN, BOB)
+    other = _database(bench)
+    other.execute("BEGIN IMMEDIATE")
+    assert (await bench.send(ANN, BOB)).failure is Code.UNAVAILABLE
+    other.execute("ROLLBACK")
+    other.close()
+    assert (await bench.send(ANN, BOB)).seq == 1
+    assert bench.failures == []
+
+
+async def test_a_reader_that_stays_bounds_the_log(bench: Bench) -> None:
+    limit = 2_000_000
+    await bench.open(max_wal=limit)
+    await bench.people(ANN, BOB)
+    other = _database(bench)
+    other.execute("BEGIN; SELECT count(*) FROM person").fetchall()
+    log = bench.folder / "messages.db-wal"
+    sent: list[PendingMessage] = []
+    while not sent or sent[-1].failure is None:
+        sent = [PendingMessage(ANN.id, BOB.id, f"{len(bench.returned)}-{n}", "x" * 4000, None) for n in range(50)]
+        await bench.commit(*sent)
+        assert len(bench.returned) < 5000
+    assert sent[-1].failure is Code.UNAVAILABLE
+    assert log.stat().st_size < 2 * limit
+    other.execute("COMMIT")
+    other.close()
+    bench.clock.ahead += 60
+    assert (await bench.send(ANN, BOB)).failure is None
+    await bench.send(ANN, BOB)
+    assert bench.failures == []
