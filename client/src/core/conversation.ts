@@ -21,6 +21,8 @@ export interface Positions {
 
 export interface Conversation {
   readonly peer: string
+  /** A conversation with oneself: both sides are one. */
+  readonly self: boolean
   /** The last seq that is known to exist. */
   readonly seq: number
   readonly mine: Positions
@@ -35,8 +37,8 @@ export type Tick = 'sent' | 'delivered' | 'read'
 
 const NOWHERE: Positions = { received: 0, read: 0 }
 
-export function emptyConversation(peer: string): Conversation {
-  return { peer, seq: 0, mine: NOWHERE, theirs: NOWHERE, messages: [], last: null }
+export function emptyConversation(peer: string, self = false): Conversation {
+  return { peer, self, seq: 0, mine: NOWHERE, theirs: NOWHERE, messages: [], last: null }
 }
 
 /** The union of two ascending lists, each seq once; where both hold a seq, `added` wins. */
@@ -52,10 +54,10 @@ export function mergeBySeq(held: readonly Message[], added: readonly Message[]):
 /** Adds messages of the conversation, whatever way they came. Sending moves the sender's own positions to the message. */
 export function addMessages(conversation: Conversation, added: readonly Message[]): Conversation {
   if (added.length === 0) return conversation
-  const { peer } = conversation
+  const { peer, self } = conversation
   const newest = added.reduce((a, b) => (b.seq > a.seq ? b : a))
   const sentByThem = Math.max(0, ...added.filter((m) => m.from === peer).map((m) => m.seq))
-  const sentByMe = Math.max(0, ...added.filter((m) => m.from !== peer).map((m) => m.seq))
+  const sentByMe = Math.max(0, ...added.filter((m) => self || m.from !== peer).map((m) => m.seq))
   return {
     ...conversation,
     seq: Math.max(conversation.seq, newest.seq),

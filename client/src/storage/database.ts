@@ -130,7 +130,7 @@ async function growHead(store: HeadStore, head: StoredHead): Promise<void> {
 }
 
 function grown(held: StoredHead, news: StoredHead): Omit<Conversation, 'messages'> {
-  const before = applyHead({ ...emptyConversation(held.peer), last: held.last }, held)
+  const before = applyHead({ ...emptyConversation(held.peer, held.self), last: held.last }, held)
   const { messages: _, ...after } = applyHead(addMessages(before, news.last ? [news.last] : []), news)
   return after
 }

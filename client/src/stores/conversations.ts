@@ -30,7 +30,7 @@ export const useConversations = defineStore('conversations', () => {
   const unread = computed(() => ordered.value.reduce((sum, c) => sum + unreadCount(c), 0))
 
   function get(peer: string): Conversation {
-    return all.get(peer) ?? emptyConversation(peer)
+    return all.get(peer) ?? emptyConversation(peer, peer === identity.identity?.userID)
   }
 
   function headOf(peer: string): StoredHead {

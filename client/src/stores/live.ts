@@ -114,6 +114,7 @@ export const useLive = defineStore('live', () => {
     link.state = 'offline'
     // A sync that was under way is void; the next connection begins a new one from the same cursor.
     syncing = 0
+    typing.clear()
   }
 
   /** Opens what this device holds of the user, then lets in the events that waited for it. */

@@ -34,5 +34,10 @@ export const useTyping = defineStore('typing', () => {
     told.delete(to)
   }
 
-  return { now, heard, stopped, tell, done }
+  function clear(): void {
+    for (const from of [...now]) stopped(from)
+    told.clear()
+  }
+
+  return { now, heard, stopped, tell, done, clear }
 })
