@@ -271,7 +271,8 @@ class Session:
         self.state = state
         if what is Input.PROBE:
             probe.write(PROBE_FRAME.ws)
-            self._answer_poll(self._take_payload() if self._queue else NOOP)
+            if self._poll is not None:
+                self._answer_poll(self._take_payload() if self._queue else NOOP)
             return
         self._probe = None
         self._websocket = probe

@@ -17,6 +17,7 @@ log = logging.getLogger("duologue.transport")
 INVALID_TEXT = 1007
 
 _TEXT = WSMsgType.TEXT
+_SENDABLE = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 _OPCODES = {WSMsgType.CONTINUATION: CONTINUATION, WSMsgType.TEXT: TEXT, WSMsgType.BINARY: BINARY}
 
 
@@ -75,7 +76,7 @@ class WebsocketConnection(WSListener):
                 transport.send_pong(frame.get_payload_as_bytes())
         elif kind is WSMsgType.CLOSE:
             self._session = None
-            self._transport.send_close(WSCloseCode.OK)
+            self._transport.send_close(WSCloseCode.OK if _is_proper(frame) else WSCloseCode.PROTOCOL_ERROR)
             self._transport.disconnect()
             # A peer that doesn't read what is still buffered would keep the socket for ever.
             self._engine.wheel.schedule(self, self._engine.config.close_timeout)
@@ -185,3 +186,11 @@ class WebsocketConnection(WSListener):
         else:
             session.detach(self)
             self.close(code)
+
+
+def _is_proper(close: WSFrame) -> bool:
+    """Whether a close frame's code may be sent (RFC 6455 section 7.4); one without a code is proper."""
+    if not close.payload_size:
+        return True
+    code = int(close.get_close_code())
+    return code in _SENDABLE or 3000 <= code <= 4999
