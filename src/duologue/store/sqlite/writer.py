@@ -1,7 +1,7 @@
 """The writing half of the SQLite store: one batch, one transaction, a handful of statements.
 
-A statement takes a whole batch as one JSON text and reads it by `json_each`: SQLite runs it without the interpreter
-lock, so the event loop goes on meanwhile. A statement per row would fight for that lock a thousand times a batch.
+A statement writes hundreds of rows, and SQLite runs it without the interpreter lock, so that the event loop goes on
+meanwhile. What is read comes in one statement as well, its keys as one JSON text.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 
 from duologue.domain.errors import Code, StoreFailed
 from duologue.domain.ports import Clock, Pending, PendingMessage
+from duologue.store.sqlite.bulk import BulkInsert
 from duologue.store.sqlite.ledger import Account, Head, Ledger, MessageKey, Pair, Stored
 from duologue.store.sqlite.wal import Wal
 from duologue.store.work import Departure, NewGuest, OneOff, Work
@@ -40,21 +41,17 @@ _EARLIER = """
     ON low = wanted.value ->> 0 AND high = wanted.value ->> 1
     AND sender = wanted.value ->> 2 AND message.id = wanted.value ->> 3
 """
-_MESSAGES = """
-    INSERT INTO message (low, high, seq, rev, sender, id, at, sender_version, recipient_version, content)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
-        value ->> 8, value ->> 9
-    FROM json_each(?)
-"""
-_DIALOGS = """
-    INSERT INTO dialog (user, peer, seq, rev, received, read, peer_received, peer_read, version)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
-        value ->> 8
-    FROM json_each(?) WHERE true
-    ON CONFLICT (user, peer) DO UPDATE SET seq = excluded.seq, rev = excluded.rev, received = excluded.received,
+_MESSAGES = BulkInsert(
+    "message",
+    ("low", "high", "seq", "rev", "sender", "id", "at", "sender_version", "recipient_version", "content"),
+)
+_DIALOGS = BulkInsert(
+    "dialog",
+    ("user", "peer", "seq", "rev", "received", "read", "peer_received", "peer_read", "version"),
+    """ON CONFLICT (user, peer) DO UPDATE SET seq = excluded.seq, rev = excluded.rev, received = excluded.received,
         read = excluded.read, peer_received = excluded.peer_received, peer_read = excluded.peer_read,
-        version = excluded.version
-"""
+        version = excluded.version""",
+)
 _LEFT = "UPDATE person SET last_seen = ? WHERE id IN (SELECT value FROM json_each(?))"
 _TAKEN = """
     SELECT EXISTS (SELECT 1 FROM person WHERE id = ?) OR EXISTS (SELECT 1 FROM session WHERE token_hash = ?)
@@ -153,10 +150,8 @@ class Writer:
     def _write_pendings(self, batch: Sequence[Pending]) -> None:
         earlier = self._load_earlier(self._ledger.keys(batch)) if self._wary else None
         entries = self._ledger.enter(batch, self._clock.wall_ms(), earlier)
-        if entries.messages:
-            self._connection.execute(_MESSAGES, (_text(entries.messages),))
-        if entries.dialogs:
-            self._connection.execute(_DIALOGS, (_text(entries.dialogs),))
+        _MESSAGES.run(self._connection, entries.messages)
+        _DIALOGS.run(self._connection, entries.dialogs)
         if any(isinstance(work, PendingMessage) and work.duplicate for work in batch):
             self._wary = WARY_BATCHES
 
