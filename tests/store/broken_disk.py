@@ -25,7 +25,7 @@ class BrokenDisk(apsw.VFS):
         self.undo: dict[str, list[tuple[int, bytes, int]]] = {}
         super().__init__(self.name, "")
 
-    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - apsw's names
         return _File(self, name, flags)
 
     def check(self, operation: str) -> None:
@@ -56,7 +56,7 @@ class _File(apsw.VFSFile):
         self._name = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
         super().__init__("", name, flags)
 
-    def xWrite(self, data: bytes, offset: int) -> None:
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - apsw's names
         with self._disk.lock:
             self._disk.check("write")
             size = self.xFileSize()
@@ -64,14 +64,14 @@ class _File(apsw.VFSFile):
             self._disk.undo.setdefault(self._name, []).append((offset, before, size))
             super().xWrite(data, offset)
 
-    def xTruncate(self, size: int) -> None:
+    def xTruncate(self, size: int) -> None:  # noqa: N802 - apsw's names
         with self._disk.lock:
             now = self.xFileSize()
             before = super().xRead(now - size, size) if size < now else b""
             self._disk.undo.setdefault(self._name, []).append((size, before, now))
             super().xTruncate(size)
 
-    def xSync(self, flags: int) -> None:
+    def xSync(self, flags: int) -> None:  # noqa: N802 - apsw's names
         self._disk.check("sync")
         super().xSync(flags)
         with self._disk.lock:

@@ -36,7 +36,8 @@ async def test_a_retry_is_answered_with_the_first_outcome(ready: Bench, apart: b
         await ready.commit(again, other, after, theirs)
     else:
         await ready.commit(first, again, other, after, theirs)
-    assert again.duplicate and not first.duplicate
+    assert again.duplicate
+    assert not first.duplicate
     outcome = [(m.seq, m.rev, m.at, m.sender_version, m.recipient_version) for m in (first, again)]
     assert outcome[0] == outcome[1]
     assert other.failure is Code.CONFLICT
@@ -81,12 +82,12 @@ async def test_receipts_only_move_forward_and_never_past_the_end(ready: Bench) -
     for _ in range(3):
         await ready.send(ANN, BOB)
     steps = [
-        (dict(received=2), (2, 0), True),
-        (dict(received=1), (2, 0), False),
-        (dict(read=1), (2, 1), True),
-        (dict(received=9, read=9), (2, 1), False),
-        (dict(received=9, read=3), (3, 3), True),
-        (dict(received=3, read=3), (3, 3), False),
+        ({"received": 2}, (2, 0), True),
+        ({"received": 1}, (2, 0), False),
+        ({"read": 1}, (2, 1), True),
+        ({"received": 9, "read": 9}, (2, 1), False),
+        ({"received": 9, "read": 3}, (3, 3), True),
+        ({"received": 3, "read": 3}, (3, 3), False),
     ]
     for asked, after, moved in steps:
         mark = await ready.mark(BOB, ANN, **asked)

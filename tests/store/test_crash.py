@@ -28,23 +28,23 @@ async def test_kill_nine_loses_nothing_acknowledged(tmp_path: Path) -> None:
     for _ in range(LIVES):
         command = [sys.executable, str(Path(__file__).with_name("crash_child.py")), str(folder)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:  # noqa: ASYNC220 - nothing else runs on this loop
             assert child.stdout is not None
             until = len(acknowledged) + choose.randrange(1, 2000)
             for line in child.stdout:
-                id, seq = line.split()
-                if id == "epoch":
+                message, seq = line.split()
+                if message == "epoch":
                     epochs.add(seq)
                     continue
-                acknowledged[id] = int(seq)
+                acknowledged[message] = int(seq)
                 if len(acknowledged) >= until:
                     break
             child.kill()
             # What the pipe still holds was acknowledged too; its last line may be cut.
             for line in child.stdout.read().splitlines(keepends=True):
                 if line.endswith("\n"):
-                    id, seq = line.split()
-                    acknowledged[id] = int(seq)
+                    message, seq = line.split()
+                    acknowledged[message] = int(seq)
     assert len(epochs) == 1
     bench = Bench(folder)
     await bench.open()

@@ -33,7 +33,8 @@ async def _stored(folder: Path) -> list[int]:
     try:
         page = await other.store.history(ANN.id, BOB.id, None, None, 10_000)
     except Refusal as refusal:
-        assert refusal.code is Code.UNKNOWN_USER
+        if refusal.code is not Code.UNKNOWN_USER:
+            raise
         return []
     finally:
         await other.close()
@@ -81,7 +82,7 @@ async def test_full_file_system_refuses_and_recovers(bench: Bench) -> None:
     """The same on a real small file system, where mounting one is permitted."""
     bench.folder.mkdir(mode=0o700)
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(bench.folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
+    if subprocess.run(mount, capture_output=True, check=False).returncode:  # noqa: ASYNC221
         pytest.skip("mounting a tmpfs isn't permitted here")
     try:
         await bench.open()
@@ -100,7 +101,7 @@ async def test_full_file_system_refuses_and_recovers(bench: Bench) -> None:
         assert bench.failures == []
     finally:
         await bench.close()
-        subprocess.run(["umount", str(bench.folder)], check=True)
+        subprocess.run(["umount", str(bench.folder)], check=True)  # noqa: ASYNC221
 
 
 @pytest.mark.parametrize(("operation", "error"), [("sync", "FSYNC"), ("write", "WRITE")])

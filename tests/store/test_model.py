@@ -94,7 +94,7 @@ class StoreMachine(RuleBasedStateMachine):
     def batch(
         self, messages: list[tuple[tuple[User, User], str, str]], receipts: list[tuple[tuple[User, User], int, int]]
     ) -> None:
-        batch: list[Pending] = [PendingMessage(a.id, b.id, id, text, None) for (a, b), id, text in messages]
+        batch: list[Pending] = [PendingMessage(a.id, b.id, name, text, None) for (a, b), name, text in messages]
         batch += [PendingReceipt(a.id, b.id, received, read, None) for (a, b), received, read in receipts]
         self.runner.run(self.bench.commit(*batch))
         for got in batch[: len(messages)]:

@@ -145,11 +145,11 @@ class Committer:
                     self._bell.clear()
                 else:
                     break
-        except BaseException as raised:  # noqa: BLE001 - reported by _end
+        except BaseException as raised:
             error = raised
         try:
             self._engine.close()
-        except BaseException as raised:  # noqa: BLE001 - reported by _end
+        except BaseException as raised:
             error = error or raised
         self._post(self._end, batch, error)
 
@@ -175,7 +175,7 @@ class Committer:
         if pendings:
             try:
                 self._sink(pendings)
-            except Exception as error:  # noqa: BLE001 - a sink that raises has lost acknowledgements: fatal
+            except Exception as error:
                 _log.exception("the sink of the committer raised")
                 self.fail(error)
         if len(pendings) < len(batch):

@@ -190,8 +190,8 @@ class Ledger:
         """The batch was rolled back: drop what it changed and give the receipts their questions back."""
         for pair in self._touched:
             self._heads.pop(pair, None)
-        for id in self._named:
-            self._accounts.pop(id, None)
+        for name in self._named:
+            self._accounts.pop(name, None)
         for receipt, received, read in self._receipts:
             receipt.received, receipt.read = received, read
             receipt.user_version = receipt.peer_version = 0
@@ -211,7 +211,7 @@ class Ledger:
             else:
                 named.add(work.user)
                 named.add(work.peer)
-        missing = [id for id in named if id not in self._accounts and id.isascii()]
+        missing = [name for name in named if name not in self._accounts and name.isascii()]
         if missing:
             self._accounts.update(self._load_accounts(missing))
 

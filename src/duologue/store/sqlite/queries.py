@@ -92,12 +92,12 @@ def session_user(connection: apsw.Connection, token_hash: bytes) -> User | None:
 
 
 def people(connection: apsw.Connection, ids: Sequence[str]) -> list[Person]:
-    wanted = _json([id for id in ids if id.isascii()])
-    return [Person(User(id, name), seen) for id, name, seen in _rows(connection, _PEOPLE, (wanted,))]
+    wanted = _json([one for one in ids if one.isascii()])
+    return [Person(User(user, name), seen) for user, name, seen in _rows(connection, _PEOPLE, (wanted,))]
 
 
 def directory(connection: apsw.Connection, after: str, limit: int) -> DirectoryPage:
-    found = [Person(User(id, name), seen) for id, name, seen in _rows(connection, _DIRECTORY, (after, limit + 1))]
+    found = [Person(User(user, name), seen) for user, name, seen in _rows(connection, _DIRECTORY, (after, limit + 1))]
     if len(found) <= limit:
         return DirectoryPage(tuple(found), None)
     return DirectoryPage(tuple(found[:limit]), found[limit - 1].user.id)
@@ -105,7 +105,7 @@ def directory(connection: apsw.Connection, after: str, limit: int) -> DirectoryP
 
 def peers(connection: apsw.Connection, user: str) -> list[str]:
     me, _, _ = _person(connection, user)
-    return [id for (id,) in _rows(connection, _PEERS, (me,))]
+    return [peer for (peer,) in _rows(connection, _PEERS, (me,))]
 
 
 def sync(
@@ -132,10 +132,10 @@ def sync(
     )
     found = []
     for row, first, chosen in zip(page, firsts, messages, strict=True):
-        _, id, name, _, seq, rev, received, read, peer_received, peer_read, seen = row
+        _, peer, name, _, seq, rev, received, read, peer_received, peer_read, seen = row
         gap = Gap(seen, first) if first > seen + 1 else None
         mine, theirs = Positions(received, read), Positions(peer_received, peer_read)
-        found.append(Conversation(User(id, name), seq, rev, mine, theirs, chosen, gap))
+        found.append(Conversation(User(peer, name), seq, rev, mine, theirs, chosen, gap))
     return SyncPage(version, known, tuple(found), page[-1][3] if len(rows) > len(page) and page else None)
 
 
@@ -149,9 +149,9 @@ def roster(connection: apsw.Connection, user: str, everybody_up_to: int, per_con
     heads = list(_rows(connection, _HEADS, (me, total)))
     firsts = _share(((0, seq) for _, _, seq in heads), per_conversation, total, at_least=0)
     ranges = [(peer, first, seq) for (peer, _, seq), first in zip(heads, firsts, strict=True)]
-    found = _ranges(connection, me, user, {peer: id for peer, id, _ in heads}, ranges)
+    found = _ranges(connection, me, user, {key: peer for key, peer, _ in heads}, ranges)
     of_peer = {peer: messages for (peer, _, _), messages in zip(heads, found, strict=True)}
-    return Roster(version, tuple((User(id, name), of_peer.get(key, ())) for key, id, name in rows))
+    return Roster(version, tuple((User(person, name), of_peer.get(key, ())) for key, person, name in rows))
 
 
 def history(

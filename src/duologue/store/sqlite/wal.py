@@ -27,7 +27,7 @@ ALARM_PAGES = 4 * CHECKPOINT_PAGES
 """Pages of log at which a warning is due: somebody holds an old snapshot."""
 
 MAX_WAL = 4 * 1024 * 1024 * 1024
-"""Bytes of log beyond which writes are refused until it gets shorter, so that a forgotten reader doesn't fill a disk."""
+"""Bytes of log beyond which writes are refused, so that a forgotten reader doesn't fill the disk."""
 
 RETRY_SECONDS = 1.0
 """A checkpoint that a reader stopped isn't tried again sooner."""
@@ -94,6 +94,6 @@ class Wal:
         else:
             self._pages = 0
 
-    def _committed(self, connection: apsw.Connection, name: str, pages: int) -> int:
+    def _committed(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
         self._pages = pages
         return apsw.SQLITE_OK

@@ -170,7 +170,7 @@ class Writer:
                 execute("INSERT INTO session VALUES (?, last_insert_rowid(), ?)", (work.token_hash, work.created))
                 guests += 1
             elif isinstance(work, Departure):
-                execute(_LEFT, (work.at, _text([id for id in work.users if id.isascii()])))
+                execute(_LEFT, (work.at, _text([user for user in work.users if user.isascii()])))
         return guests
 
     def _roll_back(self) -> None:
@@ -182,8 +182,8 @@ class Writer:
     def _load_accounts(self, ids: Sequence[str]) -> Iterable[tuple[str, Account]]:
         row: Any
         for row in self._connection.execute(_ACCOUNTS, (_text(ids),)):
-            id, key, name, version = row
-            yield id, Account(key, name, version)
+            user, key, name, version = row
+            yield user, Account(key, name, version)
 
     def _load_heads(self, pairs: Sequence[Pair]) -> Iterable[Head]:
         row: Any
@@ -192,7 +192,7 @@ class Writer:
 
     def _load_earlier(self, keys: Sequence[MessageKey]) -> dict[MessageKey, Stored]:
         rows: Iterable[Any] = self._connection.execute(_EARLIER, (_text(keys),))
-        return {(low, high, sender, id): Stored(*rest) for low, high, sender, id, *rest in rows}
+        return {(low, high, sender, name): Stored(*rest) for low, high, sender, name, *rest in rows}
 
 
 def _text(rows: Sequence[object]) -> str:
