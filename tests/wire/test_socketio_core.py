@@ -1,4 +1,4 @@
-"""The Socket.IO core: bytes in, values out. What's refused here is refused before anything of it reaches an application."""
+"""The Socket.IO core: bytes in, values out. What's refused here never reaches an application."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from duologue.wire import (
     resolve_attachments,
 )
 from duologue.wire.namespaces import Input
+from duologue.wire.socketio import RESERVED_EVENTS
 
 LIMITS = Limits()
 
@@ -288,7 +289,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=20,
 )
-NAMES = st.text(max_size=50).filter(lambda name: not isinstance(connected().receive_text(encode_event(name)), Violation))
+NAMES = st.text(max_size=50).filter(
+    lambda name: not isinstance(connected().receive_text(encode_event(name)), Violation)
+)
 
 
 @given(NAMES, st.lists(JSON, max_size=4), st.none() | st.integers(0, 10**15 - 1))
