@@ -121,7 +121,11 @@ class Writer:
         finally:
             self._connection.close(True)
         if self._sound:
-            self._on_close()
+            try:
+                self._on_close()
+            except OSError as error:
+                # A full disk, most likely. All is committed; the next start only checks more than it would have to.
+                _log.warning("the clean end couldn't be written down: %s", error)
 
     def _commit(self, batch: Sequence[Work]) -> int:
         one_offs = [work for work in batch if isinstance(work, OneOff)]
