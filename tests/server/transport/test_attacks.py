@@ -21,7 +21,8 @@ async def polling(running: Running) -> bytes:
     """The target of a new polling session."""
     status, body = await running.request(OPEN)
     assert status == 200
-    return b"/socket.io/?EIO=4&transport=polling&sid=" + json.loads(body[1:])["sid"].encode()
+    sid: str = json.loads(body[1:])["sid"]
+    return b"/socket.io/?EIO=4&transport=polling&sid=" + sid.encode()
 
 
 async def until(condition: object) -> None:
@@ -321,3 +322,39 @@ async def test_a_failed_upgrade_leaves_the_session_to_polling(serve: Serve) -> N
         status, body = await running.request(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
         assert status == 200
         assert body.startswith(b"40{")
+
+
+@pytest.mark.parametrize("probe_after", [0, 3, 7, 10])
+async def test_messages_cross_the_upgrade_once_and_in_order(serve: Serve, probe_after: int) -> None:
+    async with serve() as running:
+        target = await polling(running)
+        head = b" HTTP/1.1\r\n" + HOST
+        await running.request(b"POST " + target + head + b"Content-Length: 2\r\n\r\n40")
+        await running.request(b"GET " + target + head + b"\r\n")
+        (socket,) = running.app.sockets
+        poll = asyncio.create_task(running.request(b"GET " + target + head + b"\r\n"))
+        expected = [b'42["m",%d]' % number for number in range(10)]
+        seen: list[bytes] = []
+        for number in range(probe_after):
+            socket.send(Frame(encode_event("m", b"%d" % number)))
+        websocket = await running.websocket("&sid=" + target[-20:].decode())
+        websocket.send(b"2probe")
+        assert await websocket.frame() == (1, b"3probe")
+        for number in range(probe_after, 10):
+            socket.send(Frame(encode_event("m", b"%d" % number)))
+        seen += (await poll)[1].split(b"\x1e")
+        websocket.send(b"5")
+        while len([packet for packet in seen if packet != b"6"]) < 10:
+            seen.append((await websocket.frame())[1])
+        assert [packet for packet in seen if packet != b"6"] == expected
+
+
+async def test_ended_connections_leave_nothing_behind(serve: Serve) -> None:
+    async with serve() as running:
+        for _ in range(20):
+            peer = await running.connected()
+            peer.writer.transport.abort()
+        await until(lambda: len(running.app.ends) == 20)
+        assert running.server.counters.connections == 0
+        assert running.server._engine._sessions == {}
+        assert len(running.server._engine.wheel) == 0

@@ -25,14 +25,16 @@ The application is one object for the whole server::
         data: Any                       # the application's own, None at first
         connected: bool                 # between accept() and the end
         def accept(self) -> None
-        def refuse(self, message: str, data: bytes | None = None) -> None      # CONNECT_ERROR {message, data}; data is
-        JSON
+        def refuse(self, message: str, data: bytes | None = None) -> None
+            # CONNECT_ERROR {message, data}; data is a JSON text
         def send(self, frame: Frame) -> None                # queued, leaves at the end of this turn of the loop
         def ack(self, ack_id: int, *json_args: bytes) -> None
         def disconnect(self) -> None                        # Socket.IO DISCONNECT: the stock client then stays away
         def close(self, reason: str) -> None                # ends the whole connection; the stock client comes back
 
-All of Socket's methods may be called at any time, also after the end: then they do nothing.
+All of Socket's methods may be called at any time, also after the end: then they do nothing. `disconnect` and `close`
+call `on_disconnect` before they return; `send` never does, so a loop over sockets may send to all of them: a slow reader
+is closed at the end of the turn.
 
 A frame is encoded once and sent to any number of sockets of its namespace::
 

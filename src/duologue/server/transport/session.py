@@ -64,6 +64,22 @@ class Websocket(Protocol):
         ...
 
 
+class _Nobody:
+    """Sits on a session that has ended, so that it lets go of what sat there before."""
+
+    def on_text(self, packet: bytes) -> None:
+        pass
+
+    def on_binary(self, content: bytes) -> None:
+        pass
+
+    def on_close(self, reason: str) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
 class Shared:
     """What all sessions of a server have in common."""
 
@@ -355,4 +371,5 @@ class Session:
             probe.close(code)
         self._queue = []
         self._unsent = 0
-        self.handler.on_close(reason)
+        handler, self.handler = self.handler, _NOBODY  # the two refer to each other: no work for the cycle collector
+        handler.on_close(reason)
