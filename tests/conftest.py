@@ -12,15 +12,12 @@ import secrets
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import pytest
 
 from tests.support import process
 from tests.support.process import ServerProcess
-
-TEST_TIMEOUT: Final = 120.0
-"""Seconds after which a test that doesn't say otherwise has failed and all stacks are printed (pytest-timeout)."""
 
 _SEED = pytest.StashKey[int]()
 
@@ -33,7 +30,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "torture: long; runs only with --torture or -m torture")
     seed = config.getoption("--seed")
     config.stash[_SEED] = secrets.randbits(32) if seed is None else seed
 
@@ -47,8 +43,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if not wanted and "torture" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="long; runs with --torture"))
-        if "timeout" not in item.keywords and config.pluginmanager.hasplugin("timeout"):
-            item.add_marker(pytest.mark.timeout(TEST_TIMEOUT))
 
 
 @pytest.fixture

@@ -281,18 +281,6 @@ async def test_frames_may_come_all_at_once(wire: RawWebsocket) -> None:
     assert [await wire.message() for _ in range(200)] == [b'42["message-back",%d]' % number for number in range(200)]
 
 
-async def test_a_frame_may_follow_the_handshake_in_one_segment(echo_server: ServerProcess) -> None:
-    """A client may not wait: what comes with the request's last byte belongs to the websocket."""
-    websocket = await RawWebsocket.open(echo_server.url)
-    websocket.write(encode(TEXT, b"40") + encode(TEXT, ASK))
-    expected = [b"0{", b'40{"sid"', b'42["auth"', ANSWER]
-    for start in expected:
-        message = await websocket.message()
-        assert message is not None
-        assert message.startswith(start)
-    await websocket.close()
-
-
 async def test_a_connection_that_breaks_in_the_middle_of_a_frame_harms_nobody(wire: RawWebsocket, echo_server: ServerProcess) -> None:
     for cut in (1, 3, 8):
         other = await RawWebsocket.open(echo_server.url)
