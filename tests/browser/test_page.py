@@ -20,10 +20,10 @@ XSS: Final = (
     "data:text/html,<script>window.pwned=1</script>",
     "{{ constructor.constructor('window.pwned = 1')() }}",
     "${window.pwned = 1}",
-    "\"><script>window.pwned = 1</script>",
+    '"><script>window.pwned = 1</script>',
     "</textarea><script>window.pwned = 1</script>",
     "<math><mtext><style><img src=x onerror=window.pwned=1></style></mtext></math>",
-    "https://example.test/\" onmouseover=\"window.pwned=1",
+    'https://example.test/" onmouseover="window.pwned=1',
     "https://user:word@example.test/",
     "\u202egnp.exe https://example.test/\u202efdp.exe",
 )
