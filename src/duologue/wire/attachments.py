@@ -27,7 +27,7 @@ def resolve_attachments(args: Sequence[Raw], attachments: Sequence[bytes]) -> li
         values = [_fill(msgspec.json.decode(arg), unused) for arg in args]
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Violation("arguments of a binary event can't be decoded")
-    except _BadPlaceholder:
+    except _PlaceholderError:
         return Violation("bad placeholder")
     return Violation("attachment without a placeholder") if unused else values
 
@@ -41,7 +41,7 @@ def extract_attachments(values: Sequence[Any]) -> tuple[list[bytes], list[bytes]
     return [msgspec.json.encode(_empty(value, attachments)) for value in values], attachments
 
 
-class _BadPlaceholder(Exception):
+class _PlaceholderError(Exception):
     pass
 
 
@@ -52,7 +52,7 @@ def _fill(value: Any, unused: dict[int, bytes]) -> Any:
         if value.get("_placeholder") is True:
             number = value.get("num")
             if type(number) is not int or value.keys() != _PLACEHOLDER_KEYS or number not in unused:
-                raise _BadPlaceholder
+                raise _PlaceholderError
             return unused.pop(number)
         return {key: _fill(item, unused) for key, item in value.items()}
     return value

@@ -42,12 +42,12 @@ Payload = list[bytes | bytearray]
 """Packets in order: `bytes` is a text packet with its type, `bytearray` the content of a binary message."""
 
 
-class _Open(msgspec.Struct, gc=False):
+class _Open(msgspec.Struct, gc=False, rename="camel"):
     sid: str
     upgrades: tuple[str, ...]
-    pingInterval: int
-    pingTimeout: int
-    maxPayload: int
+    ping_interval: int
+    ping_timeout: int
+    max_payload: int
 
 
 def encode_open(sid: str, upgrades: tuple[str, ...], ping_interval: int, ping_timeout: int, max_payload: int) -> bytes:

@@ -28,7 +28,7 @@ async def polling(running: Running) -> bytes:
 async def until(condition: object) -> None:
     """Let the loop turn until something is true."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # type: ignore[operator]
+        while not condition():  # type: ignore[operator]  # noqa: ASYNC110 - any condition, not an event
             await asyncio.sleep(0)
 
 

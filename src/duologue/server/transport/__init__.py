@@ -33,8 +33,8 @@ The application is one object for the whole server::
         def close(self, reason: str) -> None                # ends the whole connection; the stock client comes back
 
 All of Socket's methods may be called at any time, also after the end: then they do nothing. `disconnect` and `close`
-call `on_disconnect` before they return; `send` never does, so a loop over sockets may send to all of them: a slow reader
-is closed at the end of the turn.
+call `on_disconnect` before they return; `send` never does, so a loop over sockets may send to all of them: a slow
+reader is closed at the end of the turn.
 
 A frame is encoded once and sent to any number of sockets of its namespace::
 

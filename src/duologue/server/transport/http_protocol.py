@@ -17,7 +17,7 @@ _FRAMING_PER_BODY_BYTE = 8
 """Bytes of chunk framing that may come with a byte of body: `1\\r\\nx\\r\\n` and a little."""
 
 
-def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtocol]:
+def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtocol]:  # noqa: C901 - a class
     """The class for uvicorn's `http=` setting. Its time-outs run on `wheel`."""
 
     class BoundedHttpProtocol(HttpToolsProtocol):

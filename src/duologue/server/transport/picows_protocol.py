@@ -54,7 +54,7 @@ _picows_log = logging.LoggerAdapter(logging.getLogger("duologue.transport.picows
 logging.getLogger("duologue.transport.picows").setLevel(logging.WARNING)  # below that, two lines per connection
 
 
-def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedProtocol]:
+def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedProtocol]:  # noqa: C901 - a class
     """A protocol class that serves each engine at its path, which ends with a slash; without it matches too."""
     by_path = dict(engines)
     by_path.update({path.rstrip("/"): engine for path, engine in engines.items() if path != "/"})
@@ -62,7 +62,7 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
     class WebsocketProtocol(WSProtocol):  # type: ignore[misc]
         __slots__ = ("_connection", "_connections", "_raw_transport")
 
-        def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:  # noqa: ARG002 - uvicorn's
             largest = max(engine.limits.max_payload for engine in engines.values())
             super().__init__(
                 None,  # host_port: for clients
@@ -150,7 +150,7 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
             self._connection = WebsocketConnection(engine, Opening(session, address, kept))
             return keys[0]
 
-        def _listener(self, request: WSUpgradeRequest) -> WSListener | None:
+        def _listener(self, request: WSUpgradeRequest) -> WSListener | None:  # noqa: ARG002 - picows'
             return self._connection
 
         def _feed(self, data: bytes) -> None:
