@@ -1,0 +1,110 @@
+"""Starts each peer as a process of its own on one core, and reads what the system says of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVER_CORE = 0
+LOAD_CORE = 1
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 30.0
+
+PEERS = ("duologue", "node", "python-socketio")
+
+
+@dataclass
+class Peer:
+    name: str
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/socket.io/?EIO=4&transport=websocket"
+
+    def rss(self) -> int:
+        """Bytes of resident memory (proc(5), VmRSS)."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError(f"{self.name} is gone")
+
+    def cpu(self) -> float:
+        """Seconds of processor time so far, of all threads (proc(5), utime and stime)."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def written(self) -> int:
+        """Bytes that the process has had written to disk (proc(5), write_bytes)."""
+        for line in Path(f"/proc/{self.process.pid}/io").read_text().splitlines():
+            if line.startswith("write_bytes:"):
+                return int(line.split()[1])
+        return 0
+
+
+def pinned(core: int, command: list[str]) -> list[str]:
+    return ["taskset", "-c", str(core), *command]
+
+
+@contextmanager
+def running(name: str, node: str, data: Path | None = None, core: int = SERVER_CORE) -> Iterator[Peer]:
+    """A fresh peer with nothing stored, or Duologue on the folder `data`."""
+    port = _free_port()
+    folder = data or Path(tempfile.mkdtemp(prefix="duologue-bench-"))
+    commands = {
+        "duologue": [
+            sys.executable, "-m", "duologue", "serve", "--host", "127.0.0.1", "--port", str(port), "--data", str(folder),
+            # The load is a handful of very busy users from one address; the peers have no such limits.
+            "--message-rate", "1e9", "--message-burst", "1e9", "--connect-rate", "1e9", "--connect-burst", "1e9",
+            "--log-level", "warning",
+        ],
+        "node": [node, str(ROOT / "bench/peers/node/server.js"), str(port)],
+        "python-socketio": [sys.executable, str(ROOT / "bench/peers/python_socketio_server.py"), str(port)],
+    }  # fmt: skip
+    process = subprocess.Popen(
+        pinned(core, commands[name]), stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "NODE_ENV": "production"}
+    )
+    try:
+        _wait_until_listening(process, port)
+        yield Peer(name, port, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if data is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the peer ended at once with exit code {process.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"the peer does not listen on port {port} after {START_TIMEOUT:g} s")

@@ -1,0 +1,73 @@
+// Part III of Socket.IO's guide "Private messaging", written anew: sessions, presence and messages in memory.
+// What it does for a message is what the guide's server does: forward to the recipient's and the sender's rooms, keep it.
+import { randomBytes } from "node:crypto";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import { Server } from "socket.io";
+
+const require = createRequire(import.meta.url);
+const sessions = new Map();
+const messages = [];
+const newId = () => randomBytes(8).toString("hex");
+
+const http = createServer();
+const io = new Server(http, { cors: { origin: "*" } });
+
+io.use((socket, next) => {
+  const { sessionID, username } = socket.handshake.auth;
+  const known = sessionID && sessions.get(sessionID);
+  if (!known && !username) return next(new Error("invalid username"));
+  socket.sessionID = known ? sessionID : newId();
+  socket.userID = known ? known.userID : newId();
+  socket.username = known ? known.username : username;
+  next();
+});
+
+io.on("connection", async (socket) => {
+  const { sessionID, userID, username } = socket;
+  sessions.set(sessionID, { userID, username, connected: true });
+  socket.emit("session", { sessionID, userID });
+  socket.join(userID);
+
+  const exchanged = new Map();
+  for (const message of messages) {
+    if (message.from !== userID && message.to !== userID) continue;
+    const other = message.from === userID ? message.to : message.from;
+    if (!exchanged.has(other)) exchanged.set(other, []);
+    exchanged.get(other).push(message);
+  }
+  const users = [];
+  for (const session of sessions.values()) {
+    users.push({
+      userID: session.userID,
+      username: session.username,
+      connected: session.connected,
+      messages: exchanged.get(session.userID) ?? [],
+    });
+  }
+  socket.emit("users", users);
+  socket.broadcast.emit("user connected", { userID, username, connected: true, messages: [] });
+
+  socket.on("private message", ({ content, to }) => {
+    const message = { content, from: userID, to };
+    socket.to(to).to(userID).emit("private message", message);
+    messages.push(message);
+  });
+
+  socket.on("disconnect", async () => {
+    const left = await io.in(userID).fetchSockets();
+    if (left.length > 0) return;
+    socket.broadcast.emit("user disconnected", userID);
+    sessions.set(sessionID, { userID, username, connected: false });
+  });
+});
+
+http.listen(Number(process.argv[2]), "127.0.0.1", () => {
+  let accelerated = true;
+  try {
+    require("bufferutil");
+  } catch {
+    accelerated = false;
+  }
+  console.log(JSON.stringify({ ready: http.address().port, node: process.version, bufferutil: accelerated }));
+});
