@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import WAIT, Newcomer
@@ -41,7 +40,7 @@ def test_an_offline_recipient_finds_everything_later(newcomer: Newcomer) -> None
     ada.open(grace)
     address = grace.page.url
     grace.page.goto("about:blank")
-    texts = [f"message {number}" for number in range(1, 71)]
+    texts = [f"message {number}" for number in range(1, 61)]
     for text in texts:
         ada.say(text)
     ada.sees_state(texts[-1], "Sent")
@@ -114,10 +113,13 @@ def test_a_message_to_oneself(newcomer: Newcomer) -> None:
     ada.sees_unread(ada, 0)
 
 
-@pytest.mark.parametrize("name", ["ab", "x" * 33, "\u202e\u202e\u202e"])
-def test_a_name_that_will_not_do_is_refused_kindly(newcomer: Newcomer, name: str) -> None:
+def test_a_name_that_will_not_do_is_refused_kindly(newcomer: Newcomer) -> None:
     somebody = newcomer()
-    somebody.page.get_by_label("Your name").fill(name)
-    somebody.page.get_by_role("button", name="Start").click()
-    expect(somebody.page.get_by_role("alert")).to_have_text(re.compile("That name will not do"), timeout=WAIT)
+    refusal = somebody.page.get_by_role("alert").filter(has_text="That name will not do")
+    for name in ("ab", "x" * 33, "\u202e\u202e\u202e"):
+        expect(refusal).to_have_count(0)
+        somebody.page.get_by_label("Your name").fill(name)
+        somebody.page.get_by_role("button", name="Start").click()
+        expect(refusal).to_be_visible(timeout=WAIT)
+        somebody.page.reload()
     somebody.enter("Ada Lovelace")
