@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import hatch_build
 import pytest
 from playwright.sync_api import Page
 
+import hatch_build
 from tests.browser.conftest import Newcomer
 
 AXE: Final = hatch_build.SOURCES / "node_modules" / "axe-core" / "axe.min.js"
@@ -48,7 +48,7 @@ def has_no_violation(page: Page, axe: str) -> None:
     found = page.evaluate(
         """async (tags) => {
           const { violations } = await axe.run(document, { runOnly: tags })
-          return violations.map((v) => `${v.id}: ${v.help}: ${v.nodes.map((n) => n.html + n.failureSummary).join(' | ')}`)
+          return violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.html + n.failureSummary).join(' | ')}`)
         }""",
         RULES,
     )
