@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from duologue.domain.ports import Publication, Receiver
+from duologue.domain.ports import Receiver
 
 
 class LocalBus:
@@ -29,6 +29,8 @@ class LocalBus:
     def wanted(self, user: str, besides: int = 0) -> bool:
         return self._sockets.get(user, 0) > besides
 
-    def publish(self, publication: Publication) -> None:
-        if publication.user in self._sockets and self._receiver is not None:
-            self._receiver(publication)
+    def publish(
+        self, user: str, version: int, packet: bytes, exclude: str = "", announcement: bool = False
+    ) -> None:
+        if user in self._sockets and self._receiver is not None:
+            self._receiver(user, version, packet, exclude, announcement)

@@ -11,7 +11,7 @@ from duologue.domain.errors import Code
 from duologue.domain.model import DirectoryPage, HistoryPage, Person, Roster, SyncPage, User
 
 
-class PendingMessage:
+class PendingMessage(msgspec.Struct, eq=False, gc=False):
     """A message on its way through the committer, and afterwards what became of it.
 
     The store fills in the lower half before it hands the object to the sink. With `failure` set nothing was stored by
@@ -19,50 +19,39 @@ class PendingMessage:
     time, and it must not be delivered again. `origin` belongs to the caller and is not looked at.
 
     `recipient_name` is filled in for the first message of a conversation only, so that the sender's other devices
-    can be told who this is.
+    can be told who this is. (Not tracked by the garbage collector: nothing that it refers to refers back to it.)
     """
 
-    __slots__ = (
-        "at", "content", "duplicate", "failure", "id", "origin", "recipient", "recipient_name", "recipient_version",
-        "rev", "sender", "sender_version", "seq",
-    )  # fmt: skip
-
-    def __init__(self, sender: str, recipient: str, id: str, content: str, origin: object) -> None:
-        self.sender = sender
-        self.recipient = recipient
-        self.id = id
-        self.content = content
-        self.origin = origin
-        self.seq = 0
-        self.rev = 0
-        self.at = 0
-        self.sender_version = 0
-        self.recipient_version = 0
-        self.recipient_name: str | None = None
-        self.duplicate = False
-        self.failure: Code | None = None
+    sender: str
+    recipient: str
+    id: str
+    content: str
+    origin: object
+    seq: int = 0
+    rev: int = 0
+    at: int = 0
+    sender_version: int = 0
+    recipient_version: int = 0
+    recipient_name: str | None = None
+    duplicate: bool = False
+    failure: Code | None = None
 
 
-class PendingReceipt:
+class PendingReceipt(msgspec.Struct, eq=False, gc=False):
     """A move of `user`'s positions in the conversation with `peer`; positions beyond the last seq are ignored.
 
     The store fills in the lower half: the positions after the commit and, where one moved, the new version of each
     side (0 where nothing moved, and then there is nobody to tell).
     """
 
-    __slots__ = (
-        "failure", "origin", "peer", "peer_version", "read", "received", "user", "user_version",
-    )  # fmt: skip
-
-    def __init__(self, user: str, peer: str, received: int, read: int, origin: object) -> None:
-        self.user = user
-        self.peer = peer
-        self.received = received
-        self.read = read
-        self.origin = origin
-        self.user_version = 0
-        self.peer_version = 0
-        self.failure: Code | None = None
+    user: str
+    peer: str
+    received: int
+    read: int
+    origin: object
+    user_version: int = 0
+    peer_version: int = 0
+    failure: Code | None = None
 
 
 Pending = PendingMessage | PendingReceipt
@@ -153,21 +142,6 @@ class Store(Protocol):
         ...
 
 
-class Publication(msgspec.Struct, frozen=True, gc=False):
-    """An event for all sockets of one user, encoded once.
-
-    `version` is the user's version that it brings them to, or 0 for what isn't stored. `exclude` is the id of the one
-    socket that already knows, or ''. With `announcement` set it is for those sockets only that aren't told of
-    everybody anyway.
-    """
-
-    user: str
-    version: int
-    packet: bytes
-    exclude: str = ""
-    announcement: bool = False
-
-
 class Bus(Protocol):
     """Carries events to the nodes where a user is connected. A hint, not the truth: a publication may be lost, repeated
     or late; the versions tell, and the store has what was missed. The publications of one node to one user arrive in
@@ -186,8 +160,17 @@ class Bus(Protocol):
         an event for the others would be in vain."""
         ...
 
-    def publish(self, publication: Publication) -> None: ...
+    def publish(
+        self, user: str, version: int, packet: bytes, exclude: str = "", announcement: bool = False
+    ) -> None:
+        """Hand an encoded event to all sockets of the user.
+
+        `version` is the user's version that it brings them to, or 0 for what isn't stored. `exclude` is the id of the
+        one socket that already knows, or ''. With `announcement` set it is for those sockets only that aren't told of
+        everybody anyway.
+        """
+        ...
 
 
-Receiver = Callable[[Publication], None]
-"""Where a bus delivers what was published for the users that this node subscribed to."""
+Receiver = Callable[[str, int, bytes, str, bool], None]
+"""Where a bus delivers what was published for the users that this node subscribed to: the arguments of `publish`."""

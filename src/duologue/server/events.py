@@ -85,9 +85,9 @@ def message(content: str, sender: str, to: str, id: str, seq: int, rev: int, at:
     return encode(_Message(content, sender, to, id, seq, rev, at))
 
 
-def with_cursor(event: bytes, cursor: str) -> bytes:
+def with_cursor(event: bytes, epoch: bytes, version: int) -> bytes:
     """The same JSON object with the field `cursor` (which needs no escaping), so that it's encoded once for all."""
-    return b'%b,"cursor":"%b"}' % (event[:-1], cursor.encode())
+    return b'%b,"cursor":"%b.%d"}' % (event[:-1], epoch, version)
 
 
 def stored(message_: Message) -> msgspec.Raw:

@@ -16,7 +16,7 @@ import msgspec
 from duologue.domain.errors import Code, DuologueError, Refusal
 from duologue.domain.identity import check_user_id
 from duologue.domain.limits import ChatLimits
-from duologue.domain.ports import Bus, Clock, Publication, Store
+from duologue.domain.ports import Bus, Clock, Store
 from duologue.server import events
 from duologue.server.admission import Admission
 from duologue.server.answers import refuse, refuse_connection
@@ -137,7 +137,7 @@ class Gateway:
         check_user_id(asked.to)
         if self._bus.wanted(asked.to):
             packet = encode_event("typing", events.encode({"from": client.user_id}))
-            self._bus.publish(Publication(asked.to, 0, packet, client.socket.id))
+            self._bus.publish(asked.to, 0, packet, client.socket.id)
         if ack_id is not None:
             client.socket.ack(ack_id, b"{}")
 

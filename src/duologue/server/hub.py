@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from duologue.actions.send import Sender
-from duologue.domain.ports import Bus, Publication
+from duologue.domain.ports import Bus
 from duologue.server.transport import Frame, Socket
 
 logger = logging.getLogger(__name__)
@@ -80,19 +80,23 @@ class Hub:
     def all_clients(self) -> list[Client]:
         return [client for clients in self._clients.values() for client in clients]
 
-    def receive(self, publication: Publication) -> None:
+    def receive(self, user_id: str, version: int, packet: bytes, exclude: str, announcement: bool) -> None:
         """The bus's receiver."""
-        clients = self._clients.get(publication.user)
+        clients = self._clients.get(user_id)
         if clients is None:
             return
-        frame = Frame(publication.packet)
+        frame = Frame(packet)
         for client in clients:
-            if client.socket.id == publication.exclude:
-                self._deliver(client, publication.version, None)
-            elif publication.announcement and not client.syncs and self._everybody_is_announced():
+            if client.socket.id == exclude:
+                self._deliver(client, version, None)
+            elif client.backlog is None and version and version == client.version + 1:
+                # The hot path; _deliver would do the same.
+                client.version = version
+                client.socket.send(frame)
+            elif announcement and not client.syncs and self._everybody_is_announced():
                 continue
             else:
-                self._deliver(client, publication.version, frame)
+                self._deliver(client, version, frame)
 
     def tell(self, client: Client, frame: Frame) -> None:
         """Send what is not stored (presence, typing), in its place among the rest."""

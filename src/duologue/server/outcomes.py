@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from duologue.domain.cursor import format_cursor
 from duologue.domain.errors import Refusal
 from duologue.domain.model import User
-from duologue.domain.ports import Bus, Pending, PendingMessage, PendingReceipt, Publication
+from duologue.domain.ports import Bus, Pending, PendingMessage, PendingReceipt
 from duologue.server import events
 from duologue.server.answers import refuse
 from duologue.server.hub import Client, Hub
 from duologue.server.presence import connected_packet
 from duologue.wire import encode_event
+
+_MESSAGE = encode_event("private message")[:-1] + b","
+_RECEIPT = encode_event("receipt")[:-1] + b","
+"""The packets up to their argument."""
 
 Origin = tuple[Client, int | None]
 """What the gateway submits with a write: who asked, and the id of the ack they want."""
@@ -24,7 +27,7 @@ class Outcomes:
     def __init__(self, hub: Hub, bus: Bus, epoch: str) -> None:
         self._hub = hub
         self._bus = bus
-        self._epoch = epoch
+        self._epoch = epoch.encode()
 
     def __call__(self, batch: Sequence[Pending]) -> None:
         for pending in batch:
@@ -41,8 +44,7 @@ class Outcomes:
             return
         if ack_id is not None:
             # A UUID needs no escaping, so the ack can be put together without an encoder.
-            ack = '{"id":"%s","seq":%d,"at":%d}' % (pending.id, pending.seq, pending.at)
-            client.socket.ack(ack_id, ack.encode())
+            client.socket.ack(ack_id, b'{"id":"%b","seq":%d,"at":%d}' % (pending.id.encode(), pending.seq, pending.at))
         if pending.duplicate:
             return
         sender, recipient = pending.sender, pending.recipient
@@ -58,16 +60,16 @@ class Outcomes:
         if pending.recipient_name is not None:
             self._introduce(client.sender.user, User(recipient, pending.recipient_name), client.socket.id)
         if to_recipient:
-            self._publish(recipient, pending.recipient_version, "private message", event)
+            self._publish(recipient, pending.recipient_version, _MESSAGE, event)
         if to_sender:
-            self._publish(sender, pending.sender_version, "private message", event, client.socket.id)
+            self._publish(sender, pending.sender_version, _MESSAGE, event, client.socket.id)
 
     def _introduce(self, sender: User, recipient: User, origin: str) -> None:
         """Before the first message of a conversation each side is told who the other is."""
         if sender.id != recipient.id:
-            self._bus.publish(Publication(recipient.id, 0, connected_packet(sender, True), announcement=True))
+            self._bus.publish(recipient.id, 0, connected_packet(sender, True), announcement=True)
             online = self._hub.is_here(recipient.id)
-            self._bus.publish(Publication(sender.id, 0, connected_packet(recipient, online), origin, announcement=True))
+            self._bus.publish(sender.id, 0, connected_packet(recipient, online), origin, announcement=True)
 
     def _receipt(self, pending: PendingReceipt) -> None:
         origin: Origin = pending.origin  # type: ignore[assignment]  # the gateway submits nothing else
@@ -76,16 +78,15 @@ class Outcomes:
             refuse(client, "receipt", ack_id, Refusal(pending.failure))
             return
         if ack_id is not None:
-            ack = '{"received":%d,"read":%d}' % (pending.received, pending.read)
-            client.socket.ack(ack_id, ack.encode())
+            client.socket.ack(ack_id, b'{"received":%d,"read":%d}' % (pending.received, pending.read))
         if not pending.user_version:
             return
         user, peer = pending.user, pending.peer
         event = events.receipt(user, peer, pending.received, pending.read)
         if user != peer:
-            self._publish(peer, pending.peer_version, "receipt", event)
-        self._publish(user, pending.user_version, "receipt", event, client.socket.id)
+            self._publish(peer, pending.peer_version, _RECEIPT, event)
+        self._publish(user, pending.user_version, _RECEIPT, event, client.socket.id)
 
-    def _publish(self, user: str, version: int, name: str, event: bytes, exclude: str = "") -> None:
-        packet = encode_event(name, events.with_cursor(event, format_cursor(self._epoch, version)))
-        self._bus.publish(Publication(user, version, packet, exclude))
+    def _publish(self, user: str, version: int, prefix: bytes, event: bytes, exclude: str = "") -> None:
+        packet = b"%b%b]" % (prefix, events.with_cursor(event, self._epoch, version))
+        self._bus.publish(user, version, packet, exclude)

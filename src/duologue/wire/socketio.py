@@ -199,6 +199,8 @@ def encode_event(
 
 def encode_ack(ack_id: int, *json_args: bytes, namespace: str = MAIN, attachments: int = 0) -> bytes:
     """ACK, or BINARY_ACK when `attachments` of them follow."""
+    if namespace == MAIN and not attachments:
+        return b"43%d[%b]" % (ack_id, b",".join(json_args))
     head = _prefix(PacketType.BINARY_ACK if attachments else PacketType.ACK, namespace, attachments)
     return b"%b%d[%b]" % (head, ack_id, b",".join(json_args))
 

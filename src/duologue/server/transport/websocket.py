@@ -65,7 +65,11 @@ class WebsocketConnection(WSListener):
             return
         kind = frame.msg_type
         if kind is _TEXT and frame.fin and self._assembler is None:
-            self._receive(session, TEXT, frame.get_payload_as_bytes())
+            content = frame.get_payload_as_bytes()
+            if content.isascii() and session.carried_by(self):
+                session.receive_text(content)  # the hot path
+            else:
+                self._receive(session, TEXT, content)
             return
         opcode = _OPCODES.get(kind)
         if opcode is not None:
