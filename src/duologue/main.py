@@ -45,6 +45,9 @@ GC_THRESHOLD: Final = 50_000
 EXIT_STORE_FAILED: Final = 74
 """EX_IOERR of sysexits.h."""
 
+LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
+"""Where pages of our own may come from if guests are for this machine alone; a proxy's name goes to `allow_origin`."""
+
 CLIENT_FOLDER: Final = Path(__file__).parent / "web"
 
 
@@ -227,5 +230,6 @@ def _transport_config(settings: Settings) -> TransportConfig:
         max_unsent=settings.max_unsent,
         max_connections=settings.max_connections,
         allowed_origins=tuple(settings.allow_origin),
+        own_hosts=() if settings.allow_guests else LOOPBACK_HOSTS,
         keep_headers=(),
     )

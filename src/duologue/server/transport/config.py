@@ -31,5 +31,9 @@ class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
     allowed_origins: tuple[str, ...] = ()
     """Origins of pages on other hosts, as `https://chat.example`; "*" allows all. A page of the host that it connects
     to is always allowed, and so is a peer that names no origin, for it isn't a browser."""
+    own_hosts: tuple[str, ...] = ()
+    """The only host names whose pages count as our own. Empty: any, as the Host header says. A server that trusts whoever
+    reaches it, as one on a loopback address may, needs them: else a foreign page makes its own name resolve to that
+    address (DNS rebinding), and origin and Host agree."""
     keep_headers: tuple[str, ...] = ("origin", "user-agent", "cookie", "authorization")
     """Headers of the handshake, in lower case, that the application wants to see. They cost memory per connection."""

@@ -66,7 +66,7 @@ class Engine:
     ) -> None:
         self.config = config or TransportConfig()
         self.limits = limits or Limits()
-        self.origins = OriginPolicy(self.config.allowed_origins)
+        self.origins = OriginPolicy(self.config.allowed_origins, self.config.own_hosts)
         shortest = min(self.config.ping_interval, self.config.ping_timeout, self.config.connect_timeout)
         self.wheel = Wheel(min(_COARSEST_TICK, max(_FINEST_TICK, shortest / _TICKS_PER_DEADLINE)))
         self._handler = handler

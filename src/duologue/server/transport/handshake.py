@@ -82,9 +82,11 @@ def check_query(query: Mapping[str, str], transport: str) -> Refused | None:
 class OriginPolicy:
     """Which pages may connect. Keeps a foreign page from using its visitor's cookies or network position."""
 
-    __slots__ = ("_allowed", "any")
+    __slots__ = ("_allowed", "_own_hosts", "any")
 
-    def __init__(self, allowed: Iterable[str]) -> None:
+    def __init__(self, allowed: Iterable[str], own_hosts: Iterable[str] = ()) -> None:
+        """`own_hosts`: the only names under which a page may be our own, without ports; empty allows any name."""
+        self._own_hosts = frozenset(host.lower() for host in own_hosts)
         self._allowed = frozenset(origin.rstrip("/").lower() for origin in allowed)
         self.any = "*" in self._allowed
 
@@ -101,7 +103,9 @@ class OriginPolicy:
             parts = urlsplit(origin)
         except ValueError:
             return False
-        return parts.scheme in ("http", "https") and parts.netloc == host.lower() and not parts.path
+        if parts.scheme not in ("http", "https") or parts.netloc != host.lower() or parts.path:
+            return False
+        return not self._own_hosts or parts.hostname in self._own_hosts
 
     def cors_headers(self, origin: str | None) -> list[tuple[bytes, bytes]]:
         """The headers that let an allowed page of another origin read the answer."""
