@@ -4,44 +4,81 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, NoReturn, get_type_hints
 
-from duologue import __version__, main as server
+from duologue import __version__
+from duologue import main as server
 from duologue import settings as known
 from duologue.settings import BadSetting, Loaded, Settings
 
 EXIT_UNUSABLE: Final = 2
-"""A setting, the address or the data folder can't be used; nothing was touched."""
+"""A flag, a setting, the address or the data folder can't be used; nothing was touched."""
+
+EXIT_PIPE: Final = 141
+"""What a shell makes of SIGPIPE: whoever read our output has left."""
+
+MAX_WIDTH: Final = 150
+MIN_LAST_COLUMN: Final = 40
+"""Columns of `duologue config`, whose last one takes what the others leave of the terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit code; argparse itself exits with 2 for a flag that it doesn't know."""
+    """Run the command. Returns the exit code; for a flag that isn't known argparse exits, with 2 as well."""
     options = vars(_parser().parse_args(arguments))
     command, config, as_json = options.pop("command"), options.pop("config"), options.pop("json", False)
     try:
         loaded = known.load(options, known.environment(), config)
         if command == "config":
-            print(_as_json(loaded) if as_json else _as_text(loaded))
+            print(_as_json(loaded) if as_json else _as_table(loaded), flush=True)
             return 0
         return server.run(loaded.settings)
     except (BadSetting, server.StoreUnusable, server.AddressUnusable) as error:
         print(f"duologue: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
+    except BrokenPipeError:
+        # Python flushes standard output once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says one line where argparse prints its usage first; takes no abbreviated flags, which a later flag could break."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_UNUSABLE, f"duologue: {message}; see `{self.prog} --help`\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="duologue", description="Private messaging that loses nothing.")
+    parser = _Parser(prog="duologue", description="Private messaging that loses nothing.")
     parser.add_argument("--version", action="version", version=f"duologue {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    serve = commands.add_parser("serve", help="run the server", argument_default=argparse.SUPPRESS)
-    config = commands.add_parser("config", help="print every setting", argument_default=argparse.SUPPRESS)
+    serve = commands.add_parser(
+        "serve",
+        help="run the server",
+        description="Run the server until SIGTERM or Ctrl-C.",
+        argument_default=argparse.SUPPRESS,
+    )
+    config = commands.add_parser(
+        "config",
+        help="print every setting with its value, default and meaning",
+        description="Print the settings that `duologue serve` would take from the same flags, environment and file.",
+        argument_default=argparse.SUPPRESS,
+    )
     config.add_argument("--json", action="store_true", default=False, help="as JSON, for programs")
     for each in (serve, config):
         each.add_argument(
-            "--config", metavar="FILE", default=None, help=f"TOML file with settings [{known.default_config_file()}]"
+            "--config",
+            metavar="FILE",
+            default=None,
+            help=f"TOML file with settings; also {known.variable('config')} [{known.default_config_file()}]",
         )
         for field in known.fields():
             _add_flag(each, field)
@@ -50,12 +87,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_flag(parser: argparse.ArgumentParser, field: Any) -> None:
     kind = get_type_hints(Settings)[field.name]
-    shown = "" if kind is bool or field.default in ("", ()) else f" [{field.default}]"
-    options: dict[str, Any] = {"help": (field.metadata["meaning"] + shown).replace("%", "%%"), "dest": field.name}
+    meaning = f"{field.metadata['meaning']} [{_shown(field.default, field)}]"
+    options: dict[str, Any] = {"help": meaning.replace("%", "%%"), "dest": field.name}
     if kind is bool:
         options["action"] = argparse.BooleanOptionalAction
     elif kind in (int, float, str):
-        options["metavar"] = {int: "N", float: "X", str: "TEXT"}[kind]
+        options["metavar"] = "|".join(field.metadata["choices"]) or {int: "N", float: "X", str: "TEXT"}[kind]
     else:
         options |= {"action": "append", "metavar": "URL"}
     parser.add_argument(known.flag(field.name), **options)
@@ -66,7 +103,7 @@ def _as_json(loaded: Loaded) -> str:
         {
             field.name: {
                 "value": getattr(loaded.settings, field.name),
-                "default": field.default,
+                "default": known.default(field),
                 "from": loaded.sources[field.name],
                 "allowed": known.allowed(field),
                 "meaning": field.metadata["meaning"],
@@ -79,17 +116,53 @@ def _as_json(loaded: Loaded) -> str:
     )
 
 
-def _as_text(loaded: Loaded) -> str:
-    blocks = []
+def _as_table(loaded: Loaded) -> str:
+    """One row a setting, its meaning and range wrapped in the last column."""
+    head = ("setting", "value", "default", "from", "meaning")
+    rows = []
     for field in known.fields():
-        value = getattr(loaded.settings, field.name)
-        source = loaded.sources[field.name]
-        origin = "the default" if source == "default" else f"from {source}; the default is {_shown(field.default)}"
-        meaning = textwrap.fill(field.metadata["meaning"], 100, initial_indent="    ", subsequent_indent="    ")
-        names = f"    {known.flag(field.name)}, {known.variable(field.name)}: {known.allowed(field)}"
-        blocks.append(f"{field.name} = {_shown(value)}  ({origin})\n{meaning}\n{names}")
-    return "\n\n".join(blocks)
+        meaning, span = field.metadata["meaning"], known.span(field)
+        rows.append(
+            (
+                field.name,
+                _shown(getattr(loaded.settings, field.name), field),
+                _shown(field.default, field),
+                loaded.sources[field.name],
+                f"{meaning.removesuffix('.')} ({span})." if span else meaning,
+            )
+        )
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head) - 1)]
+    left = sum(widths) + 2 * len(widths)
+    last = max(min(shutil.get_terminal_size((MAX_WIDTH, 0)).columns, MAX_WIDTH) - left, MIN_LAST_COLUMN)
+    lines = [_row(head, widths), _row(["-" * width for width in (*widths, last)], widths)]
+    for row in rows:
+        first, *more = textwrap.wrap(row[-1], last)
+        lines.append(_row((*row[:-1], first), widths))
+        lines.extend(" " * left + line for line in more)
+    return "\n".join([*lines, "", *_how_to_set()])
 
 
-def _shown(value: Any) -> str:
-    return json.dumps(value)
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "".join(f"{cell:<{width}}  " for cell, width in zip(cells, widths, strict=False)) + cells[-1]
+
+
+def _how_to_set() -> list[str]:
+    field = known.fields()[1]
+    files = f"{known.default_config_file()}, or in the file of --config or {known.variable('config')}"
+    return [
+        "Set one by any of these; the first that has it wins:",
+        f"  a flag                    duologue serve {known.flag(field.name)} {field.default}",
+        f"  the environment           {known.variable(field.name)}={field.default}",
+        f"  a line of the TOML file   {field.name} = {field.default}   in {files}",
+    ]
+
+
+def _shown(value: Any, field: Any) -> str:
+    """A value as a person would write it, with its unit."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    if isinstance(value, (int, float)):
+        return f"{value:.15g} {field.metadata['unit']}".strip()
+    return str(value) or "the platform's"

@@ -32,64 +32,107 @@ class BadSetting(Exception):
 
 
 def _setting(
-    default: Any, meaning: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+    default: Any,
+    meaning: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
 ) -> Any:
-    metadata = {"meaning": meaning, "low": low, "high": high, "choices": choices}
+    metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def _default_data() -> str:
-    return platformdirs.user_data_dir("duologue", appauthor=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What `duologue serve` needs to know. Times are seconds, sizes bytes, rates per second."""
+    """What `duologue serve` needs to know."""
 
     host: str = _setting(
         "localhost",
         "Name or address to listen on. `localhost` is both 127.0.0.1 and ::1. Others need `allow_guests`.",
+        unit="a host name or an IP address",
     )
-    port: int = _setting(3000, "TCP port to listen on; 0 takes any free one.", 0, 65_535)
-    data: str = _setting("", "Folder that holds everything; made if missing. Empty: the platform's user data folder.")
+    port: int = _setting(3000, "TCP port to listen on; 0 takes any free one and prints it.", low=0, high=65_535)
+    data: str = _setting(
+        "",
+        "Folder that holds everything; made if missing. Default: the platform's folder for users' data.",
+        unit="a path",
+    )
     allow_origin: tuple[str, ...] = _setting(
-        (), "Origins of other web pages that may connect, as https://chat.example; `*` allows all. Same-origin always may."
+        (),
+        "Origins of other web pages that may connect, as https://chat.example; `*` allows all. Same-origin always may.",
     )
     allow_guests: bool = _setting(
         False, "Let anybody who reaches a non-loopback address sign in with just a name. Needed for such a `host`."
     )
     announce_people: int = _setting(
-        1000, "Up to so many people everybody is told of everybody; beyond, of those they have a conversation with.", 0
+        1000,
+        "Up to so many people everybody is told of everybody; beyond, of those they have a conversation with.",
+        unit="people",
+        low=0,
     )
     roster_messages: int = _setting(
-        1000, "Latest messages of each conversation for a client that doesn't sync.", 0, 100_000
+        1000,
+        "Latest messages of each conversation for a client that doesn't sync.",
+        unit="messages",
+        low=0,
+        high=100_000,
     )
-    roster_total: int = _setting(10_000, "Messages in all for a client that doesn't sync.", 0, 1_000_000)
-    page: int = _setting(50, "Messages, conversations or people in a page when the client doesn't say.", 1, 1000)
-    max_page: int = _setting(200, "The most a client may ask for in one page.", 1, 1000)
-    max_content: int = _setting(8000, "Characters of a message.", 1, 200_000)
+    roster_total: int = _setting(
+        10_000, "Messages in all for a client that doesn't sync.", unit="messages", low=0, high=1_000_000
+    )
+    page: int = _setting(
+        50, "Messages, conversations or people in a page when the client doesn't say.", unit="items", low=1, high=1000
+    )
+    max_page: int = _setting(200, "The most a client may ask for in one page.", unit="items", low=1, high=1000)
+    max_content: int = _setting(8000, "Longest text of a message.", unit="characters", low=1, high=200_000)
     presence_grace: float = _setting(
-        3.0, "After a user's last connection ended: how long until the others are told.", 0, 3600
+        3.0,
+        "After a user's last connection ended: how long until the others are told.",
+        unit="seconds",
+        low=0,
+        high=3600,
     )
-    message_rate: float = _setting(1000.0, "Events a user may send a second in the long run.", 0.001)
-    message_burst: float = _setting(5000.0, "Events a user may send at once.", 1)
-    connect_rate: float = _setting(500.0, "Connections from one address a second in the long run.", 0.001)
-    connect_burst: float = _setting(20_000.0, "Connections from one address at once.", 1)
-    request_limit: int = _setting(16, "Reading requests one connection may have under way.", 1, 10_000)
-    max_watch: int = _setting(200, "People whose presence one connection may watch.", 1, 10_000)
-    ping_interval: float = _setting(25.0, "Between two heartbeats of a connection.", 0.05, 3600)
-    ping_timeout: float = _setting(20.0, "How long a client may take to answer a heartbeat.", 0.05, 3600)
-    connect_timeout: float = _setting(45.0, "How long a connection may take to sign in.", 0.05, 3600)
-    max_payload: int = _setting(1_000_000, "Largest frame or polling body taken from a client.", 1000, 100_000_000)
+    message_rate: float = _setting(1000.0, "Events that a user may send in the long run.", unit="per second", low=0.001)
+    message_burst: float = _setting(5000.0, "Events that a user may send at once.", unit="events", low=1)
+    connect_rate: float = _setting(500.0, "Connections from one address in the long run.", unit="per second", low=0.001)
+    connect_burst: float = _setting(20_000.0, "Connections from one address at once.", unit="connections", low=1)
+    request_limit: int = _setting(
+        16, "Reading requests that one connection may have under way.", unit="requests", low=1, high=10_000
+    )
+    max_watch: int = _setting(200, "People whose presence one connection may watch.", unit="people", low=1, high=10_000)
+    ping_interval: float = _setting(
+        25.0, "Between two heartbeats of a connection.", unit="seconds", low=0.05, high=3600
+    )
+    ping_timeout: float = _setting(
+        20.0, "How long a client may take to answer a heartbeat.", unit="seconds", low=0.05, high=3600
+    )
+    connect_timeout: float = _setting(
+        45.0, "How long a connection may take to sign in.", unit="seconds", low=0.05, high=3600
+    )
+    max_payload: int = _setting(
+        1_000_000, "Largest frame or polling body taken from a client.", unit="bytes", low=1000, high=100_000_000
+    )
     max_unsent: int = _setting(
-        4_000_000, "Bytes waiting for one client; one that falls further behind is closed.", 10_000, 1_000_000_000
+        4_000_000,
+        "What may wait for one client; one that falls further behind is closed and syncs later.",
+        unit="bytes",
+        low=10_000,
+        high=1_000_000_000,
     )
-    max_connections: int = _setting(100_000, "Connections in all.", 1, 10_000_000)
-    drain_timeout: float = _setting(8.0, "How long SIGTERM lets what was accepted finish.", 0.1, 600)
-    typing_repeat: float = _setting(3.0, "How often a client says that its user is typing.", 0.1, 60)
-    typing_expires: float = _setting(6.0, "How long that is shown to the other side.", 0.1, 120)
-    log_level: str = _setting("info", "How much is logged.", choices=LOG_LEVELS)
-    log_format: str = _setting("text", "How it's logged.", choices=LOG_FORMATS)
+    max_connections: int = _setting(100_000, "Connections in all.", unit="connections", low=1, high=10_000_000)
+    drain_timeout: float = _setting(
+        8.0, "How long SIGTERM lets what was accepted finish.", unit="seconds", low=0.1, high=600
+    )
+    typing_repeat: float = _setting(
+        3.0, "How often a client says that its user is typing.", unit="seconds", low=0.1, high=60
+    )
+    typing_expires: float = _setting(
+        6.0, "How long that is shown to the other side.", unit="seconds", low=0.1, high=120
+    )
+    log_level: str = _setting("info", "How much is logged, on standard error.", choices=LOG_LEVELS)
+    log_format: str = _setting("text", "As lines for people or as JSON for programs.", choices=LOG_FORMATS)
 
 
 @dataclass(frozen=True)
@@ -116,6 +159,11 @@ def default_config_file() -> Path:
     return Path(platformdirs.user_config_dir("duologue", appauthor=False)) / "duologue.toml"
 
 
+def default(field: dataclasses.Field[Any]) -> Any:
+    """The value that a setting has when nobody sets it."""
+    return platformdirs.user_data_dir("duologue", appauthor=False) if field.name == "data" else field.default
+
+
 def load(flags: Mapping[str, Any], environment: Mapping[str, str], config: str | None = None) -> Loaded:
     """Settings from all sources. `flags` holds those that were given; `config` names the TOML file.
 
@@ -133,11 +181,10 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str], config: str |
         elif name in from_file:
             raw, source = from_file[name], f"{file}"
         else:
-            values[name], sources[name] = field.default, "default"
+            values[name], sources[name] = default(field), "default"
             continue
         values[name], sources[name] = _convert(field, raw, source), source
-    if not values["data"]:
-        values["data"] = _default_data()
+    values["data"] = os.path.abspath(os.path.expanduser(values["data"]))
     settings = Settings(**values)
     _check_together(settings, sources)
     return Loaded(settings, sources)
@@ -171,7 +218,7 @@ def _convert(field: dataclasses.Field[Any], raw: Any, source: str) -> Any:
         elif kind is float:
             value = float(raw) if isinstance(raw, str) else float(_exactly(raw, int, float))
         elif kind is str:
-            value = _exactly(raw, str)
+            value = _printable(_exactly(raw, str))
         else:
             value = tuple(raw.split(",")) if isinstance(raw, str) else tuple(_exactly(each, str) for each in raw)
             value = tuple(each.strip() for each in value if each.strip())
@@ -194,12 +241,20 @@ def _exactly(raw: Any, *types: type) -> Any:
     return raw
 
 
+def _printable(text: str) -> str:
+    """`text`, if it isn't empty. No path or host name needs a control character; the system's calls stop at NUL."""
+    if not text or not text.isprintable():
+        raise ValueError
+    return text
+
+
 def _to_bool(raw: Any) -> bool:
     if isinstance(raw, bool):
         return raw
-    if raw.lower() in _TRUE:
+    word = _exactly(raw, str).lower()
+    if word in _TRUE:
         return True
-    if raw.lower() in _FALSE:
+    if word in _FALSE:
         return False
     raise ValueError
 
@@ -210,36 +265,67 @@ def _bad(field: dataclasses.Field[Any], raw: Any, source: str) -> BadSetting:
 
 def allowed(field: dataclasses.Field[Any]) -> str:
     """What values a setting takes, in words."""
-    if field.metadata["choices"]:
-        return " or ".join(field.metadata["choices"])
-    kind = get_type_hints(Settings)[field.name]
+    kind, unit = get_type_hints(Settings)[field.name], field.metadata["unit"]
+    if kind in (int, float):
+        noun = "a whole number" if kind is int else "a number"
+        return f"{noun}, {span(field)}" + (f" ({unit})" if unit else "")
     if kind is bool:
         return "true or false"
     if kind is str:
-        return "text"
-    if kind not in (int, float):
-        return "a list of origins"
-    noun = "a whole number" if kind is int else "a number"
-    low, high = field.metadata["low"], field.metadata["high"]
-    if high is None:
-        return f"{noun}, at least {low:,}" if low is not None else noun
-    return f"{noun} from {low:,} to {high:,}"
+        return span(field) or str(unit)
+    return "a list of origins"
+
+
+def span(field: dataclasses.Field[Any]) -> str:
+    """The range or the choices of a setting; empty if it has neither."""
+    low, high, choices = field.metadata["low"], field.metadata["high"], field.metadata["choices"]
+    if choices:
+        return f"{', '.join(choices[:-1])} or {choices[-1]}"
+    if low is None:
+        return ""
+    return f"at least {low:,}" if high is None else f"{low:,} to {high:,}"
 
 
 def _check_together(settings: Settings, sources: Mapping[str, str]) -> None:
+    def bad(name: str, value: Any, wanted: str) -> BadSetting:
+        return BadSetting(f"{name} is {value!r} (from {sources[name]}), but {wanted}")
+
     for origin in settings.allow_origin:
-        parts = urlsplit(origin)
-        if origin != "*" and (parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query):
-            raise BadSetting(
-                f"allow_origin is {origin!r} (from {sources['allow_origin']}), but has to be `*` or an origin like https://chat.example"
-            )
+        if origin != "*" and not _is_origin(origin):
+            raise bad("allow_origin", origin, "has to be `*` or an origin like https://chat.example")
     if settings.page > settings.max_page:
-        raise BadSetting(f"page is {settings.page}, but may not be above max_page, which is {settings.max_page}")
-    if not settings.allow_guests and not is_loopback(settings.host):
-        raise BadSetting(
-            f"host is {settings.host!r} (from {sources['host']}), where others could sign in without a password: "
-            "add --allow-guests if that is wanted, or listen on localhost"
+        name = "page" if sources["page"] != "default" else "max_page"
+        raise bad(
+            name, getattr(settings, name), f"page ({settings.page}) may not be above max_page ({settings.max_page})"
         )
+    if not _is_host(settings.host):
+        raise bad("host", settings.host, "has to be a host name or an IP address")
+    if not settings.allow_guests and not is_loopback(settings.host):
+        raise bad(
+            "host",
+            settings.host,
+            "others could sign in there without a password: add --allow-guests if you want that, or listen on localhost",
+        )
+
+
+def _is_origin(text: str) -> bool:
+    """As a browser writes it (RFC 6454 section 6.2): scheme, host in lower case, port; nothing after them."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return False
+    if parts.scheme not in ("http", "https") or not host:
+        return False
+    shown = f"[{host}]" if ":" in host else host
+    return text == f"{parts.scheme}://{shown}" + ("" if port is None else f":{port}")
+
+
+def _is_host(text: str) -> bool:
+    try:
+        return bool(text.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def is_loopback(host: str) -> bool:
