@@ -48,7 +48,11 @@ class ServerProcess:
     def __init__(self, command: Sequence[str], *, silent: bool = False, env: Mapping[str, str] | None = None) -> None:
         self._command = list(command)
         self._silent = silent
-        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **(env or {})}
+        # The server of this work tree, whatever is installed.
+        path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+        self._env = {
+            **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **(env or {}),
+        }  # fmt: skip
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._news = threading.Condition()

@@ -1,0 +1,452 @@
+"""A chat client for docs/protocol.md that writes down what it was promised and what it saw.
+
+    record = Record()
+    async with ChatClient(server.url, "alice", record) as alice, ChatClient(server.url, "bob", record) as bob:
+        ack = await alice.send(bob.user_id, "hello")            # {id, seq, at}
+        await bob.wait_for_message("hello")
+        bob.cut(); await bob.connect()                          # resumes its session from its last cursor
+        await bob.complete()
+    check(record, await stored_messages([alice, bob])).assert_clean()
+
+It is a device that keeps to the contract: the cursor it asks from covers what it holds, a jump in the seqs is filled from
+the history, a send that got no ack may be repeated with the same id. It never reconnects by itself: a test says when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Self
+
+import msgspec
+
+from tests.support.coverage import Coverage
+from tests.support.links import Link, LinkFailed, open_link
+from tests.support.record import Ack, How, Message, MessageKey, Record, Sent, SocketLog
+
+PATIENCE: Final = 15.0
+"""Seconds to wait for an answer unless a test says otherwise."""
+
+PAGE: Final = 200
+RETRY_PAUSE: Final = 0.05
+"""Seconds between two attempts while a server is away."""
+
+_devices = itertools.count(1)
+
+Event = tuple[str, list[Any]]
+
+
+class ConnectionLost(Exception):
+    """The connection ended before the answer; what was asked may have happened or not."""
+
+
+class NoAnswer(Exception):
+    """No ack within the time-out; what was asked may have happened or not."""
+
+
+class Refused(Exception):
+    """The server said no: `code` of the table in docs/protocol.md, `answer` as it came."""
+
+    def __init__(self, code: str, answer: dict[str, Any]) -> None:
+        super().__init__(f"{code}: {answer}")
+        self.code = code
+        self.answer = answer
+
+
+class ChatClient:
+    """One device of one user. After `connect` it has `user_id`, `session_id` and, in the sync form, `cursor`.
+
+    `guide=True` speaks as the guide's client does: no sync, `users` gets the roster. `transport` is "websocket" or "polling".
+    """
+
+    def __init__(
+        self,
+        url: str,
+        username: str,
+        record: Record | None = None,
+        *,
+        session_id: str | None = None,
+        guide: bool = False,
+        transport: str = "websocket",
+    ) -> None:
+        self.url = url
+        self.username = username
+        self.record = record if record is not None else Record()
+        self.guide = guide
+        self.transport = transport
+        self.device = f"{username}/{next(_devices)}"
+        self.session_id = session_id
+        self.user_id = ""
+        self.cursor: str | None = None
+        self.users: list[dict[str, Any]] = []
+        self.pages: list[dict[str, Any]] = []
+        """The pages of the last sync."""
+        self.heads: dict[str, int] = {}
+        """Peer -> last seq that is known to exist."""
+        self.events: list[Event] = []
+        """Every event since the last connect, in order."""
+        self.link: Link | None = None
+        self.log = SocketLog("", self.device, 0)
+        self._gone = asyncio.Event()
+        self._gone.set()
+        self._held: dict[str, Coverage] = {}
+        self._synced = False
+        self._last_cursor: str | None = None
+        self._ack_ids = itertools.count()
+        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._waiters: list[tuple[Callable[[Event], bool], asyncio.Future[Event]]] = []
+        self._connected: asyncio.Future[None] | None = None
+
+    # -- connection -------------------------------------------------------------------------------------------------
+
+    async def connect(self, timeout: float = PATIENCE) -> Self:
+        """Sign in, or resume the session from the last cursor. Raises `LinkFailed`, `Refused` or `ConnectionLost`."""
+        if self.link is not None:
+            raise RuntimeError("connected already")
+        self.events = []
+        self._synced = False
+        self._last_cursor = None
+        self._connected = asyncio.get_running_loop().create_future()
+        self._gone.clear()
+        try:
+            async with asyncio.timeout(timeout):
+                self.link = await open_link(self.transport, self.url, self)
+                self.link.send(b"0" + msgspec.json.encode(self._auth()))
+                await self._connected
+                if not self.guide:
+                    await self._finish_sync()
+        except TimeoutError:
+            self.cut()
+            raise NoAnswer("not connected in time") from None
+        except BaseException:
+            self.cut()
+            raise
+        return self
+
+    async def connect_surely(self, timeout: float = 60.0) -> Self:
+        """Connect, again and again while the server is away or busy."""
+        async with asyncio.timeout(timeout):
+            while True:
+                try:
+                    return await self.connect()
+                except (LinkFailed, ConnectionLost, NoAnswer):
+                    await asyncio.sleep(RETRY_PAUSE)
+                except Refused as refusal:
+                    if "retryAfter" not in refusal.answer.get("data", {}):
+                        raise
+                    await asyncio.sleep(refusal.answer["data"]["retryAfter"])
+
+    async def close(self) -> None:
+        """Leave politely."""
+        if self.link is not None:
+            await self.link.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Leave without a word, as a phone in a tunnel does."""
+        if self.link is not None:
+            self.link.abort()
+        else:
+            self._gone.set()
+
+    @property
+    def connected(self) -> bool:
+        return self.link is not None
+
+    def _auth(self) -> dict[str, Any]:
+        auth: dict[str, Any] = {"sessionID": self.session_id} if self.session_id else {"username": self.username}
+        return auth if self.guide else {**auth, "sync": {"since": self.cursor}}
+
+    # -- asking -----------------------------------------------------------------------------------------------------
+
+    async def request(self, event: str, *arguments: Any, timeout: float = PATIENCE) -> dict[str, Any]:
+        """Emit with an ack; the ack's argument. Raises `Refused`, `NoAnswer` or `ConnectionLost`."""
+        link = self._open_link()
+        ack_id = next(self._ack_ids)
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._pending[ack_id] = future
+        link.send(b"2%d" % ack_id + msgspec.json.encode([event, *arguments]))
+        try:
+            answer = await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            raise NoAnswer(event) from None
+        finally:
+            self._pending.pop(ack_id, None)
+        if "error" in answer:
+            raise Refused(answer["error"], answer)
+        return answer
+
+    def emit(self, event: str, *arguments: Any) -> None:
+        """Emit without an ack."""
+        self._open_link().send(b"2" + msgspec.json.encode([event, *arguments]))
+
+    def send_packet(self, packet: bytes) -> None:
+        """Send a Socket.IO packet as it is, right or wrong."""
+        self._open_link().send(packet)
+
+    async def send(self, to: str, content: str, *, id: str | None = None, timeout: float = PATIENCE) -> dict[str, Any]:
+        """Send a message once; `{id, seq, at}`. Raises as `request`; after all but `Refused`, retry with the same id."""
+        id = id or str(uuid.uuid4())
+        self.record.sent.append(Sent(self.user_id, to, id, content))
+        answer = await self.request("private message", {"content": content, "to": to, "id": id}, timeout=timeout)
+        if answer["id"].lower() != id.lower():
+            self.record.broken.append(f"{self.device} sent {id} and was acknowledged {answer}")
+        self.record.note_ack(self.device, Ack(MessageKey(self.user_id, to, answer["id"]), answer["seq"], answer["at"]))
+        self._hold(to, [answer["seq"]])
+        return answer
+
+    async def send_surely(self, to: str, content: str, *, id: str | None = None, timeout: float = 60.0) -> dict[str, Any]:
+        """Send until it is acknowledged, through lost connections and retryable refusals, always with the same id."""
+        id = id or str(uuid.uuid4())
+        async with asyncio.timeout(timeout):
+            while True:
+                try:
+                    if not self.connected:
+                        await self.connect_surely(timeout)
+                    return await self.send(to, content, id=id)
+                except ConnectionLost:
+                    continue
+                except NoAnswer:
+                    self.cut()
+                except Refused as refusal:
+                    if "retryAfter" not in refusal.answer:
+                        raise
+                    await asyncio.sleep(refusal.answer["retryAfter"])
+
+    def say(self, to: str, content: str) -> None:
+        """Send in the guide's form: no id, no ack."""
+        self.record.sent.append(Sent(self.user_id, to, None, content))
+        self.emit("private message", {"content": content, "to": to})
+
+    async def history(self, peer: str, **place: int) -> dict[str, Any]:
+        """A page as the server gives it; `place` is before=, after=, limit=."""
+        page = await self.request("history", {"with": peer, **place})
+        self.log.note(page["messages"], How.HISTORY)
+        self._hold(peer, [message["seq"] for message in page["messages"]])
+        return page
+
+    async def complete(self) -> None:
+        """Read whatever this device is still missing, and have the checker expect that it misses nothing."""
+        if not self.connected:
+            await self.connect_surely()
+        for peer in list(self.heads):
+            await self._fill(peer)
+        self.record.complete[self.device] = self.user_id
+
+    # -- waiting ----------------------------------------------------------------------------------------------------
+
+    async def wait_for(self, wanted: Callable[[Event], bool], timeout: float = PATIENCE) -> Event:
+        """The first event since the connect that is wanted, past or to come."""
+        for event in self.events:
+            if wanted(event):
+                return event
+        future: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self._waiters.append((wanted, future))
+        try:
+            return await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            raise NoAnswer(f"{self.device} saw only {self.events[-10:]}") from None
+        finally:
+            self._waiters = [waiter for waiter in self._waiters if waiter[1] is not future]
+
+    async def wait_for_event(self, name: str, timeout: float = PATIENCE) -> list[Any]:
+        """The arguments of the first event of that name."""
+        return (await self.wait_for(lambda event: event[0] == name, timeout))[1]
+
+    async def wait_for_message(self, content: str, timeout: float = PATIENCE) -> dict[str, Any]:
+        """The first live message with that text."""
+        event = await self.wait_for(
+            lambda event: event[0] == "private message" and event[1][0]["content"] == content, timeout
+        )
+        message: dict[str, Any] = event[1][0]
+        return message
+
+    async def wait_ended(self, timeout: float = PATIENCE) -> None:
+        """Wait until the connection is gone."""
+        await asyncio.wait_for(self._gone.wait(), timeout)
+
+    # -- Receiver: what comes from the link ---------------------------------------------------------------------------
+
+    def packet(self, packet: bytes) -> None:
+        body = packet[1:]
+        match packet[:1]:
+            case b"2":
+                name, *arguments = msgspec.json.decode(body)
+                self._on_event((name, arguments))
+            case b"3":
+                start = body.index(b"[")
+                self._settle(int(body[:start]), msgspec.json.decode(body[start:]))
+            case b"4":
+                refusal = msgspec.json.decode(body)
+                self._fail_connect(Refused(refusal["message"], refusal))
+            case b"1":
+                self.cut()
+
+    def ended(self, reason: str) -> None:
+        self.link = None
+        self._fail_connect(ConnectionLost(reason))
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
+            if not future.done():
+                future.set_exception(ConnectionLost(reason))
+        self._gone.set()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _open_link(self) -> Link:
+        if self.link is None:
+            raise ConnectionLost("not connected")
+        return self.link
+
+    def _fail_connect(self, error: Exception) -> None:
+        if self._connected is not None and not self._connected.done():
+            self._connected.set_exception(error)
+
+    def _settle(self, ack_id: int, arguments: list[Any]) -> None:
+        future = self._pending.pop(ack_id, None)
+        if future is not None and not future.done():
+            future.set_result(arguments[0] if arguments else {})
+
+    def _on_event(self, event: Event) -> None:
+        name, arguments = event
+        match name:
+            case "session":
+                self._on_session(arguments[0])
+            case "users":
+                self._on_users(arguments[0])
+            case "sync":
+                self.pages = [arguments[0]]
+                self._settle_connect()
+            case "private message":
+                self._on_message(arguments[0])
+        if arguments and isinstance(arguments[0], dict) and (cursor := arguments[0].get("cursor")) and name != "sync":
+            self._on_cursor(cursor)
+        self.events.append(event)
+        for wanted, future in self._waiters:
+            if not future.done() and wanted(event):
+                future.set_result(event)
+
+    def _on_session(self, session: dict[str, Any]) -> None:
+        if self.user_id and session["userID"] != self.user_id:
+            self.record.broken.append(f"{self.device} resumed {self.user_id} and became {session['userID']}")
+        self.user_id = session["userID"]
+        self.session_id = session["sessionID"]
+        self.log = self.record.open_socket(self.user_id, self.device)
+
+    def _on_users(self, users: list[dict[str, Any]]) -> None:
+        self.users = users
+        # The guide's client starts from nothing at each connect, so it may be told everything again.
+        self.log.reset = True
+        for user in users:
+            self.log.note(user["messages"], How.ROSTER)
+            self._hold(user["userID"], [message["seq"] for message in user["messages"]])
+        self.log.keep()
+        self._settle_connect()
+
+    def _settle_connect(self) -> None:
+        if self._connected is not None and not self._connected.done():
+            self._connected.set_result(None)
+
+    def _on_message(self, value: dict[str, Any]) -> None:
+        self.log.note([value], How.LIVE, value.get("cursor"))
+        self._hold(self._peer(Message.parse(value)), [value["seq"]])
+        if self.guide:
+            self.log.keep()
+
+    def _on_cursor(self, cursor: str) -> None:
+        self.log.cursors.append(cursor)
+        self._last_cursor = cursor
+        if self._synced:
+            self.cursor = cursor
+            self.log.keep()
+
+    def _peer(self, message: Message) -> str:
+        return message.recipient if message.sender == self.user_id else message.sender
+
+    def _hold(self, peer: str, seqs: Iterable[int]) -> None:
+        seqs = list(seqs)
+        self._held.setdefault(peer, Coverage()).add(seqs)
+        self.heads[peer] = max([self.heads.get(peer, 0), *seqs])
+
+    async def _finish_sync(self) -> None:
+        """Take the first page, fetch the others, fill the gaps; only then does the cursor move."""
+        first = self.pages[0]
+        since = self.cursor
+        if first["reset"]:
+            self._held.clear()
+            self.heads.clear()
+            self.log.reset = True
+        gaps = self._take_page(first)
+        token = first["next"]
+        while token is not None:
+            page = await self.request("sync", {"since": since, "next": token})
+            self.pages.append(page)
+            gaps += self._take_page(page)
+            token = page["next"]
+        for peer in gaps:
+            await self._fill(peer)
+        self._synced = True
+        self.cursor = self._last_cursor or first["cursor"]
+        self.log.keep()
+
+    def _take_page(self, page: dict[str, Any]) -> list[str]:
+        """Note a page's messages; the peers whose conversations have a gap."""
+        gaps = []
+        for entry in page["conversations"]:
+            peer = entry["with"]["userID"]
+            self.log.note(entry["messages"], How.SYNC)
+            self._hold(peer, [message["seq"] for message in entry["messages"]])
+            self.heads[peer] = max(self.heads[peer], entry["seq"])
+            if entry["gap"] is not None:
+                gaps.append(peer)
+            self._judge_page(peer, entry)
+        return gaps
+
+    def _judge_page(self, peer: str, entry: dict[str, Any]) -> None:
+        """P4: what a page leaves out has to be announced."""
+        after, before = (entry["gap"]["after"], entry["gap"]["before"]) if entry["gap"] else (0, 0)
+        for first, last in self._held[peer].holes(entry["seq"]):
+            if not after < first <= last < before:
+                self.record.broken.append(
+                    f"{self.log.name}: a sync left out {first} to {last} with {peer} and announced {entry['gap']}"
+                )
+
+    async def _fill(self, peer: str) -> None:
+        for first, last in list(self._held.get(peer, Coverage()).holes(self.heads[peer])):
+            after = first - 1
+            while after < last:
+                page = await self.history(peer, after=after, limit=min(PAGE, last - after))
+                if not page["messages"]:
+                    self.record.broken.append(f"{self.log.name}: no history with {peer} after {after}, head {self.heads[peer]}")
+                    return
+                after = page["messages"][-1]["seq"]
+
+    async def __aenter__(self) -> Self:
+        return await self.connect()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+async def stored_messages(readers: Iterable[ChatClient]) -> list[Message]:
+    """Everything stored in the conversations of these users, read by history from seq 1, each conversation once.
+
+    The readers must be connected. It asks the server, so it sees what the store answers now, nothing that a client holds.
+    """
+    stored: dict[tuple[str, str], list[Message]] = {}
+    for reader in readers:
+        for peer in reader.heads:
+            pair = (min(reader.user_id, peer), max(reader.user_id, peer))
+            if pair in stored:
+                continue
+            found: list[Message] = []
+            more = True
+            while more:
+                after = found[-1].seq if found else 0
+                page = await reader.request("history", {"with": peer, "after": after, "limit": PAGE})
+                found += [Message.parse(value) for value in page["messages"]]
+                more = page["more"]
+            stored[pair] = found
+    return [message for messages in stored.values() for message in messages]
