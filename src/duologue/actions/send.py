@@ -6,7 +6,7 @@ from typing import Final
 
 from duologue.domain.content import check_content, check_message_id
 from duologue.domain.errors import Code, Refusal
-from duologue.domain.identity import check_user_id, new_message_id
+from duologue.domain.identity import USER_ID_LENGTH, new_message_id
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import User
 from duologue.domain.ports import Clock, PendingMessage, PendingReceipt, Store
@@ -30,7 +30,8 @@ class Sender:
 
     def message(self, to: str, content: str, id: str | None, origin: object) -> None:
         """Submit a message; what became of it reaches the store's sink with `origin`. Raises `Refusal`."""
-        check_user_id(to)
+        if len(to) != USER_ID_LENGTH:  # whether somebody has it is for the store to say
+            raise Refusal(Code.UNKNOWN_USER)
         check_content(content, self._limits.max_content)
         if id is None:
             id = new_message_id()
@@ -40,7 +41,8 @@ class Sender:
 
     def receipt(self, peer: str, received: int, read: int, origin: object) -> None:
         """Submit a move of the positions (0: leave that one). As `message`."""
-        check_user_id(peer)
+        if len(peer) != USER_ID_LENGTH:
+            raise Refusal(Code.UNKNOWN_USER)
         if not (0 <= received <= MAX_POSITION and 0 <= read <= MAX_POSITION):
             raise Refusal(Code.BAD_REQUEST, f"`seq` is not between 0 and {MAX_POSITION}")
         self._store.submit(PendingReceipt(self.user.id, peer, received, read, origin))

@@ -12,10 +12,11 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").full
 def check_content(content: str, max_characters: int) -> None:
     """Raises `Refusal` unless the text can be stored and read back exactly: not empty, not too long, no NUL, no lone
     surrogate (which has no UTF-8 form, so that a message with one could never be sent to anybody)."""
-    if not content:
+    length = len(content)
+    if not length:
         raise Refusal(Code.INVALID_CONTENT, "it is empty")
-    if len(content) > max_characters:
-        raise Refusal(Code.TOO_LONG, f"{len(content)} characters, at most {max_characters} are accepted")
+    if length > max_characters:
+        raise Refusal(Code.TOO_LONG, f"{length} characters, at most {max_characters} are accepted")
     if "\0" in content:
         raise Refusal(Code.INVALID_CONTENT, "it has a NUL character")
     if not content.isascii():

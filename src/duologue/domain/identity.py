@@ -6,9 +6,11 @@ import hashlib
 import re
 import secrets
 import uuid
-from typing import TypeGuard
+from typing import Final, TypeGuard
 
 from duologue.domain.errors import Code, Refusal
+
+USER_ID_LENGTH: Final = 16
 
 _USER_ID = re.compile(r"[0-9a-f]{16}").fullmatch
 _TOKEN = re.compile(r"[0-9a-f]{64}").fullmatch

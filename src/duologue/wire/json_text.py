@@ -29,7 +29,7 @@ def split_array(text: bytes, max_depth: int) -> list[Raw] | Violation:
     """
     if not text.isascii() and not _is_utf8(text):
         return Violation("JSON is not UTF-8")
-    if text.count(b"[") + text.count(b"{") > max_depth and too_deep(text, max_depth):
+    if _may_be_deep(text, max_depth) and too_deep(text, max_depth):
         return Violation("JSON is nested too deep")
     try:
         return _decode_array(text)
@@ -45,6 +45,14 @@ def check_object(text: bytes, max_depth: int) -> Raw | Violation:
     if isinstance(elements, Violation):
         return elements
     return elements[0] if len(elements) == 1 else Violation("JSON is malformed")
+
+
+def _may_be_deep(text: bytes, max_depth: int) -> bool:
+    """Whether there are enough brackets. Most packets have one of each kind, which `find` sees six times faster than
+    `count` counts."""
+    if text.find(b"[", 1) < 0 and text.find(b"{", text.find(b"{") + 1) < 0:
+        return max_depth < 2
+    return text.count(b"[") + text.count(b"{") > max_depth
 
 
 def too_deep(text: bytes, max_depth: int) -> bool:

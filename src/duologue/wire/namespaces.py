@@ -34,6 +34,10 @@ class State(enum.Enum):
     DISMISSED = enum.auto()
 
 
+# A member of an enumeration is looked up through its metaclass, too slow for what happens for each event.
+_CONNECTED = State.CONNECTED
+
+
 class Input(enum.Enum):
     ACCEPT = enum.auto()
     REFUSE = enum.auto()
@@ -90,7 +94,7 @@ class Namespaces:
         decoded = decode(packet, self._limits)
         kind = type(decoded)
         # The hot path, for which a look into the table would cost as much as the rest of this function.
-        if kind is Event and self._states.get(decoded.namespace) is State.CONNECTED:  # type: ignore[union-attr]
+        if kind is Event and self._states.get(decoded.namespace) is _CONNECTED:  # type: ignore[union-attr]
             return decoded  # type: ignore[return-value]
         if isinstance(decoded, Violation):
             return decoded

@@ -29,6 +29,9 @@ PROTOCOL_ERROR = 1002
 INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
 
+# A member of an enumeration is looked up through its metaclass, too slow for what happens for each frame.
+_CLOSED = State.CLOSED
+
 _MESSAGE = int(PacketType.MESSAGE)
 _PONG = int(PacketType.PONG)
 _CLOSE = int(PacketType.CLOSE)
@@ -101,7 +104,7 @@ class Session:
     `max_unsent`. Memory per idle connection counts, so parts that few need are made when they do."""
 
     __slots__ = (
-        "_awaiting_pong", "_dirty", "_paused", "_poll", "_posting", "_probe", "_queue", "_shared", "_unsent",
+        "_awaiting_pong", "_dirty", "_max_unsent", "_paused", "_poll", "_posting", "_probe", "_queue", "_shared", "_unsent",
         "_websocket", "address", "due", "handler", "headers", "sid", "state",
     )  # fmt: skip
 
@@ -116,6 +119,7 @@ class Session:
         self.due = 0
         self._queue: list[Frame] = []
         self._unsent = 0
+        self._max_unsent = shared.config.max_unsent
         self._dirty = False
         self._paused = False
         self._awaiting_pong = False
@@ -134,7 +138,7 @@ class Session:
     def send(self, frame: Frame) -> None:
         """Queue a frame. Does nothing once the session is closed, or is about to be because its peer is too far
         behind."""
-        if self.state is State.CLOSED or self._unsent > self._shared.config.max_unsent:
+        if self.state is _CLOSED or self._unsent > self._max_unsent:
             return
         self._queue.append(frame)
         self._unsent += len(frame.ws)
