@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 import uvloop
@@ -95,7 +95,9 @@ def run(settings: Settings) -> int:
         sockets = bind(settings.host, settings.port)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise AddressUnusable(f"can't listen on {settings.host} port {settings.port}: {reason}; choose another --port or --host") from error
+        raise AddressUnusable(
+            f"can't listen on {settings.host} port {settings.port}: {reason}; choose another --port or --host"
+        ) from error
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, sockets))
@@ -184,7 +186,8 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
         uvicorn.Config(
             build_app(transport.asgi, CLIENT_FOLDER),
             http=transport.http_protocol_class(),
-            ws=transport.ws_protocol_class(),
+            # Asyncio drives both kinds of protocol; uvicorn's type names one of them.
+            ws=cast("type[asyncio.Protocol]", transport.ws_protocol_class()),
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -219,7 +222,9 @@ def _stop_at_once(error: BaseException) -> None:
 
 
 def _chat_limits(settings: Settings) -> ChatLimits:
-    return ChatLimits(**{name: getattr(settings, name) for name in ChatLimits.__struct_fields__ if hasattr(settings, name)})
+    return ChatLimits(
+        **{name: getattr(settings, name) for name in ChatLimits.__struct_fields__ if hasattr(settings, name)}
+    )
 
 
 def _transport_config(settings: Settings) -> TransportConfig:
