@@ -129,7 +129,11 @@ def say(what: str) -> None:
 
 def machine(node: str) -> dict[str, str]:
     model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         "unknown",
     )
     node_version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout

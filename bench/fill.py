@@ -65,7 +65,9 @@ async def fill(folder: Path, count: int, seed: int) -> list[dict[str, object]]:
             if chosen.random() < 0.5:
                 low, high = high, low
             text = f"message {stored + number} " + "x" * 80
-            store.submit(PendingMessage(people[low], people[high], str(uuid.UUID(int=chosen.getrandbits(128))), text, None))
+            store.submit(
+                PendingMessage(people[low], people[high], str(uuid.UUID(int=chosen.getrandbits(128))), text, None)
+            )
         await committed.wait()
         stored += size
     sessions: list[dict[str, object]] = []

@@ -1,88 +1,93 @@
-"""The load: many Socket.IO clients in one process, on picows, with frames made by hand.
+"""The load: many Socket.IO clients in one process, on picows, with frames made by hand (bench/frames.py).
 
-A message's content begins with fixed-width fields (sender, its counter, the time it was sent), so that a delivery is
-read at fixed offsets and no JSON is parsed on the hot path. All peers put `content` first. The window counts deliveries
-for every peer, acknowledged or not: a sender sends its next message when one of its own was seen by its recipient.
-Frames are masked with the key 0, which costs the server its unmasking and the load nothing.
+The window counts deliveries for every peer, acknowledged or not: a sender sends its next message when one of its own was
+seen by its recipient. Prints one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
+import itertools
 import json
 import random
 import resource
 import sys
 import time
 from array import array
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 import picows
 import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-EVENT = b'42["private message",{"content":"'
-PADDING = "x" * 70
-CONTENT_AT = len(EVENT)
-CONNECT_TIMEOUT = 60.0
-SILENCE = 20.0
+from bench import frames
+from bench.frames import EVENT, masked
+
+CONNECT_TIMEOUT: Final = 120.0
+MAX_FRAME: Final = 100_000_000
+"""The guide's `users` grows with people and messages."""
+
+SILENCE: Final = 20.0
 """Seconds without any delivery after which a run has failed."""
 
+RECIPIENTS: Final = 256
+"""Recipients drawn ahead for each sender, then used in turn: drawing costs more than sending."""
 
-def masked(payload: bytes) -> bytes:
-    """A client's text frame (RFC 6455 section 5.2), masked with four zero bytes."""
-    size = len(payload)
-    if size < 126:
-        return b"\x81%c\0\0\0\0%b" % (0x80 | size, payload)
-    return b"\x81\xfe%b\0\0\0\0%b" % (size.to_bytes(2, "big"), payload)
+CIRCLE: Final = 10
+"""Partners of each sender in the pattern `circle`."""
 
 
 class Client(WSListener):
     """One socket. Signs in, answers heartbeats, and tells the load about each delivery."""
+
+    transport: WSTransport
 
     def __init__(self, load: Load, index: int, auth: dict[str, Any]) -> None:
         self.load = load
         self.index = index
         self.auth = auth
         self.user_id = ""
-        self.session: dict[str, Any] = {}
-        self.page: Any = None
+        self.page_bytes = 0
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.sender: frames.Sender | None = None
+        self.recipients: Iterator[bytes] = iter(())
         self.out: list[bytes] = []
         self.sent = 0
-        self.to = 0
+        self.seen: dict[bytes, bytes] = {}
+        """The last number seen of each sender."""
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self.transport = transport
         self.write = transport.underlying_transport.write
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002
         if frame.msg_type is not WSMsgType.TEXT:
             return
-        data = frame.get_payload_as_bytes()
-        if data.startswith(EVENT):
-            self.load.delivered(self, data)
-        elif data.startswith(b"43"):
-            self.load.acked(data)
-        elif data == b"2":
+        payload = frame.get_payload_as_bytes()
+        if payload.startswith(EVENT):
+            self.load.delivered(self, payload)
+        elif payload.startswith(b"43"):
+            self.load.acked(payload)
+        elif payload == b"2":
             self.write(masked(b"3"))
         elif not self.ready.done():
-            self.signing_in(data)
+            self.signing_in(payload)
 
-    def signing_in(self, data: bytes) -> None:
-        if data.startswith(b"0"):
+    def signing_in(self, payload: bytes) -> None:
+        if payload.startswith(b"0"):
             self.write(masked(b"40" + json.dumps(self.auth).encode()))
-        elif data.startswith(b'42["session"'):
-            self.session = json.loads(data[2:])[1]
-            self.user_id = self.session["userID"]
-        elif data.startswith((b'42["users"', b'42["sync"')):
-            self.page = data
+        elif payload.startswith(b'42["session"'):
+            self.user_id = json.loads(payload[2:])[1]["userID"]
+        elif payload.startswith((b'42["users"', b'42["sync"')):
+            self.page_bytes = len(payload)
             self.ready.set_result(None)
-        elif data.startswith(b"44"):
-            self.ready.set_exception(RuntimeError(data.decode()))
+        elif payload.startswith(b"44"):
+            self.ready.set_exception(RuntimeError(payload.decode()))
 
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
+    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002
         if not self.ready.done():
             self.ready.set_exception(ConnectionError("closed at sign-in"))
         elif not self.load.leaving:
@@ -90,66 +95,70 @@ class Client(WSListener):
 
 
 class Load:
+    """All clients, what they have sent and what came of it."""
+
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.acks = options.acks
         self.clients: list[Client] = []
+        self.by_name: dict[bytes, Client] = {}
         self.dirty: list[Client] = []
-        self.leaving = False
+        self.leaving = self.measuring = self.keep_sending = False
         self.lost_sockets = 0
-        self.deliveries = self.acknowledged = self.refused = self.disordered = 0
+        self.deliveries = self.acknowledged = self.refused = self.disordered = self.in_flight = 0
         self.refusal = ""
-        self.latencies = array("d")
-        self.measuring = False
-        self.seen: list[array[int]] = []
-        self.random = random.Random(options.seed)
-        self.keep_sending = False
-        self.in_flight = 0
+        self.latencies = array("q")
+        """Microseconds."""
 
-    async def connect(self, count: int, auth: dict[str, Any] | None = None, at_once: int = 50) -> float:
-        """Sign `count` clients in, `at_once` at a time. Returns the seconds it took."""
-        began = time.monotonic()
+    async def connect(self, auths: list[dict[str, Any]], at_once: int) -> float:
+        """Sign everybody in, `at_once` at a time. Returns the seconds it took."""
         line = asyncio.Semaphore(at_once)
+        began = time.monotonic()
 
-        async def one(index: int) -> None:
+        async def one(client: Client) -> None:
             async with line:
-                who = auth or {"username": f"user {index:05d}"}
-                client = Client(self, index, {**who, **({"sync": {"since": None}} if self.options.sync else {})})
-                self.clients.append(client)
                 await picows.ws_connect(
-                    lambda: client, self.options.url, websocket_handshake_timeout=CONNECT_TIMEOUT,
-                    max_frame_size=100_000_000,
-                )  # fmt: skip
+                    lambda: client,
+                    self.options.url,
+                    websocket_handshake_timeout=CONNECT_TIMEOUT,
+                    max_frame_size=MAX_FRAME,
+                )
                 await asyncio.wait_for(client.ready, CONNECT_TIMEOUT)
 
-        start = len(self.clients)
-        await asyncio.gather(*(one(start + each) for each in range(count)))
-        self.clients.sort(key=lambda client: client.index)
+        self.clients = [Client(self, index, auth) for index, auth in enumerate(auths)]
+        await asyncio.gather(*map(one, self.clients))
         return time.monotonic() - began
 
-    # Sending
+    def prepare(self) -> None:
+        """Decide who writes to whom. From here on nothing is made that refers to itself, so the collector may rest."""
+        chosen = random.Random(self.options.seed)
+        addresses = [frames.address(client.user_id) for client in self.clients]
+        for client in self.clients:
+            client.sender = frames.Sender(client.index, self.options.acks, len(addresses[0]))
+            client.recipients = itertools.cycle([addresses[to] for to in self._recipients(client.index, chosen)])
+            self.by_name[b"%05d" % client.index] = client
+        gc.freeze()
+        gc.disable()
 
-    def say(self, client: Client) -> None:
-        options, count = self.options, len(self.clients)
-        if options.pattern == "pairs":
-            to = client.index ^ 1
-        else:
-            to = self.random.randrange(count - 1)
-            to += to >= client.index
-        client.sent += 1
-        number = client.sent
-        content = b"%05d %09d %016d %b" % (client.index, number, time.monotonic_ns() // 1000, PADDING.encode())
-        recipient = self.clients[to].user_id.encode()
-        if self.acks:
-            id = b"%08x-0000-4000-8000-%012x" % (client.index, number + (options.seed << 32))
-            text = b'42%d["private message",{"content":"%b","to":"%b","id":"%b"}]' % (number, content, recipient, id)
-        else:
-            text = b'42["private message",{"content":"%b","to":"%b"}]' % (content, recipient)
-        if not client.out:
+    def _recipients(self, index: int, chosen: random.Random) -> list[int]:
+        count = len(self.clients)
+        if self.options.pattern == "pairs":
+            return [index ^ 1]
+        if self.options.pattern == "circle":
+            partners = [(index + step) % count for step in range(-(CIRCLE // 2), CIRCLE // 2 + 1) if step]
+            return chosen.choices(partners, k=RECIPIENTS)
+        return [(index + chosen.randrange(1, count)) % count for _ in range(RECIPIENTS)]
+
+    # The hot path
+
+    def say(self, client: Client, sent_at: int) -> None:
+        assert client.sender is not None
+        client.sent = number = client.sent + 1
+        out = client.out
+        if not out:
             if not self.dirty:
                 asyncio.get_running_loop().call_soon(self.flush)
             self.dirty.append(client)
-        client.out.append(masked(text))
+        out.append(client.sender.frame(number, sent_at, next(client.recipients)))
         self.in_flight += 1
 
     def flush(self) -> None:
@@ -158,24 +167,23 @@ class Load:
             client.write(b"".join(client.out))
             client.out.clear()
 
-    def delivered(self, recipient: Client, data: bytes) -> None:
-        sender = int(data[CONTENT_AT : CONTENT_AT + 5])
-        number = int(data[CONTENT_AT + 6 : CONTENT_AT + 15])
-        seen = self.seen[recipient.index]
-        if number <= seen[sender]:
+    def delivered(self, recipient: Client, payload: bytes) -> None:
+        sender, number, sent_at = frames.delivery(payload)
+        if number <= recipient.seen.get(sender, b""):
             self.disordered += 1
-        seen[sender] = number
+        recipient.seen[sender] = number
         self.in_flight -= 1
         self.deliveries += 1
+        now = _now()
         if self.measuring:
-            self.latencies.append(time.monotonic_ns() // 1000 - int(data[CONTENT_AT + 16 : CONTENT_AT + 32]))
+            self.latencies.append(now - sent_at)
         if self.keep_sending:
-            self.say(self.clients[sender])
+            self.say(self.by_name[sender], now)
 
-    def acked(self, data: bytes) -> None:
-        if b'"error"' in data:
+    def acked(self, payload: bytes) -> None:
+        if b'"error"' in payload:
             self.refused += 1
-            self.refusal = data.decode()
+            self.refusal = payload.decode()
         else:
             self.acknowledged += 1
 
@@ -183,17 +191,16 @@ class Load:
 
     async def closed_loop(self) -> dict[str, Any]:
         """Every socket keeps `window` messages under way."""
-        self.prepare()
         self.keep_sending = True
+        now = _now()
         for client in self.clients:
             for _ in range(self.options.window):
-                self.say(client)
+                self.say(client, now)
         await asyncio.sleep(self.options.warm_up)
         return await self.measure()
 
     async def open_loop(self) -> dict[str, Any]:
-        """`rate` messages a second, whatever the server does; latency counts from the time a message was due."""
-        self.prepare()
+        """`rate` messages a second, whatever the server does; latency counts from the time that a message was due."""
         pace = asyncio.create_task(self.pace())
         await asyncio.sleep(self.options.warm_up)
         result = await self.measure()
@@ -201,30 +208,31 @@ class Load:
         return result
 
     async def pace(self) -> None:
-        began, sent = time.monotonic(), 0
+        began, interval, sent = _now(), 1e6 / self.options.rate, 0
+        senders = itertools.cycle(self.clients)
         while True:
-            due = int((time.monotonic() - began) * self.options.rate)
-            for number in range(sent, due):
-                self.say(self.clients[number % len(self.clients)])
-            sent = max(sent, due)
+            while (due := began + int(sent * interval)) <= _now():
+                self.say(next(senders), due)
+                sent += 1
             await asyncio.sleep(0.001)
 
-    def prepare(self) -> None:
-        self.seen = [array("q", bytes(8 * len(self.clients))) for _ in self.clients]
-
     async def measure(self) -> dict[str, Any]:
-        self.measuring = True
         before, cpu, began = self.deliveries, _cpu(), time.monotonic()
+        self.measuring = True
         await asyncio.sleep(self.options.seconds)
         took = time.monotonic() - began
         count, used = self.deliveries - before, _cpu() - cpu
         self.measuring = self.keep_sending = False
-        return {"deliveries_per_second": count / took, "load_cpu": used / took, **_percentiles(self.latencies)}
+        return {"deliveries_per_second": count / took, "load_cpu": used / took, **percentiles(self.latencies)}
 
     async def settle(self) -> dict[str, Any]:
-        """Wait until all that was sent has been delivered (and acknowledged)."""
+        """Wait until all that was sent has been delivered (and acknowledged), then judge the run.
+
+        Each sender's numbers have to grow at each recipient, so no delivery counts twice; and as many arrived as were
+        sent, so none is missing."""
         last, since = -1, time.monotonic()
-        while self.in_flight or (self.acks and self.acknowledged + self.refused < self.deliveries):
+        acks = self.options.acks
+        while self.in_flight or (acks and self.acknowledged + self.refused < self.deliveries):
             if self.deliveries + self.acknowledged != last:
                 last, since = self.deliveries + self.acknowledged, time.monotonic()
             if time.monotonic() - since > SILENCE:
@@ -232,7 +240,7 @@ class Load:
             await asyncio.sleep(0.05)
         sent = sum(client.sent for client in self.clients)
         valid = not (self.in_flight or self.disordered or self.refused or self.lost_sockets)
-        if self.acks:
+        if acks:
             valid = valid and self.acknowledged == sent
         return {
             "valid": valid, "sent": sent, "delivered": self.deliveries, "acknowledged": self.acknowledged,
@@ -246,12 +254,18 @@ class Load:
             client.transport.disconnect(False)
 
 
+def _now() -> int:
+    """Microseconds of the monotonic clock."""
+    return time.monotonic_ns() // 1000
+
+
 def _cpu() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
-def _percentiles(latencies: array[float]) -> dict[str, float]:
+def percentiles(latencies: array[int]) -> dict[str, float]:
+    """The share of messages that took at most so many milliseconds (nearest rank)."""
     ordered = sorted(latencies)
     if not ordered:
         return {}
@@ -261,36 +275,53 @@ def _percentiles(latencies: array[float]) -> dict[str, float]:
     }
 
 
-async def _main(options: argparse.Namespace) -> None:
+def _guests(options: argparse.Namespace) -> list[dict[str, Any]]:
+    form: dict[str, Any] = {"sync": {"since": None}} if options.sync else {}
+    return [{"username": f"user {index:05d}", **form} for index in range(options.sockets)]
+
+
+async def _talk(options: argparse.Namespace) -> dict[str, Any]:
     load = Load(options)
-    result: dict[str, Any] = {"scenario": options.scenario, "sockets": options.sockets}
+    result: dict[str, Any] = {"connect_seconds": await load.connect(_guests(options), options.at_once)}
+    load.prepare()
+    result |= await (load.open_loop() if options.scenario == "open" else load.closed_loop())
+    result |= await load.settle()
+    load.leave()
+    return result
+
+
+async def _stay(options: argparse.Namespace) -> None:
+    """Connect, say so, and stay until told to go."""
+    load, cpu = Load(options), _cpu()
+    result = {"connect_seconds": await load.connect(_guests(options), options.at_once)}
+    print(json.dumps({**result, "load_cpu_seconds": _cpu() - cpu}), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    load.leave()
+
+
+async def _reconnect(options: argparse.Namespace) -> dict[str, Any]:
+    with open(options.sessions) as file:
+        sessions = json.load(file)
+    began, cpu, size = time.monotonic(), _cpu(), 0
+    for start in range(0, len(sessions), options.sockets):
+        load = Load(options)
+        await load.connect(sessions[start : start + options.sockets], options.at_once)
+        size += sum(client.page_bytes for client in load.clients)
+        load.leave()
+    return {
+        "valid": True,
+        "reconnects_per_second": len(sessions) / (time.monotonic() - began),
+        "bytes_per_reconnect": size / len(sessions),
+        "load_cpu_seconds": _cpu() - cpu,
+    }
+
+
+async def _main(options: argparse.Namespace) -> None:
     if options.scenario == "idle":
-        cpu = _cpu()
-        result["connect_seconds"] = await load.connect(options.sockets)
-        result["load_cpu_seconds"] = _cpu() - cpu
-        print(json.dumps(result), flush=True)
-        await asyncio.to_thread(sys.stdin.readline)  # stay connected until told
-        load.leave()
+        await _stay(options)
         return
-    if options.scenario == "reconnect":
-        with open(options.sessions) as file:
-            sessions = json.load(file)
-        began, cpu, size = time.monotonic(), _cpu(), 0
-        for start in range(0, len(sessions), options.sockets):
-            batch = sessions[start : start + options.sockets]
-            await asyncio.gather(*(load.connect(1, auth) for auth in batch))
-            size += sum(len(client.page) for client in load.clients)
-            load.leave()
-            load = Load(options)
-        result["reconnects_per_second"] = len(sessions) / (time.monotonic() - began)
-        result["bytes_per_reconnect"] = size / len(sessions)
-        result["load_cpu_seconds"] = _cpu() - cpu
-    else:
-        result["connect_seconds"] = await load.connect(options.sockets)
-        result |= await (load.open_loop() if options.scenario == "open" else load.closed_loop())
-        result |= await load.settle()
-        load.leave()
-    print(json.dumps(result), flush=True)
+    result = await (_reconnect(options) if options.scenario == "reconnect" else _talk(options))
+    print(json.dumps({"scenario": options.scenario, "sockets": options.sockets, **result}), flush=True)
 
 
 def main() -> None:
@@ -298,13 +329,14 @@ def main() -> None:
     parser.add_argument("scenario", choices=("closed", "open", "idle", "reconnect"))
     parser.add_argument("--url", required=True)
     parser.add_argument("--sockets", type=int, default=100)
-    parser.add_argument("--window", type=int, default=20, help="messages under way per socket")
+    parser.add_argument("--at-once", type=int, default=50, help="sockets that sign in at the same time")
+    parser.add_argument("--window", type=int, default=20, help="messages under way per socket (closed)")
     parser.add_argument("--rate", type=float, default=1000, help="messages a second (open)")
-    parser.add_argument("--pattern", choices=("pairs", "random"), default="random")
+    parser.add_argument("--pattern", choices=("random", "circle", "pairs"), default="random")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--warm-up", type=float, default=2)
     parser.add_argument("--acks", action="store_true", help="every message with an id and an ack")
-    parser.add_argument("--sync", action="store_true", help="the sync form of the protocol")
+    parser.add_argument("--sync", action="store_true", help="sign in by the sync form")
     parser.add_argument("--sessions", help="JSON list of auth payloads (reconnect)")
     parser.add_argument("--seed", type=int, default=1)
     uvloop.run(_main(parser.parse_args()))

@@ -72,7 +72,9 @@ def targets(results: Results) -> list[str]:
         for peer, factor in (("node", 1.0), ("python-socketio", 4.0)):
             theirs = median(results, scenario, peer, "deliveries_per_second")
             if ours is not None and theirs:
-                lines.append(_verdict(f"{scenario}: at least {factor:g} x {peer}", ours / theirs, ours >= factor * theirs))
+                lines.append(
+                    _verdict(f"{scenario}: at least {factor:g} x {peer}", ours / theirs, ours >= factor * theirs)
+                )
     ours = median(results, "idle, 5,000 sockets", "duologue", "bytes_per_connection")
     theirs = median(results, "idle, 5,000 sockets", "node", "bytes_per_connection")
     if ours is not None and theirs:

@@ -67,7 +67,7 @@ if __name__ == "__main__":
         port=port,
         loop="uvloop",
         http="httptools",
-        ws="websockets",
+        ws="websockets-sansio",
         log_level="error",
         access_log=False,
     )

@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 BACKLOG: Final = 4096
 """Connections that the kernel keeps for us while we are busy; the system may allow fewer (somaxconn)."""
 
+ANY_PORT_TRIES: Final = 8
+"""Free ports that are tried for port 0 until one is free for all addresses."""
+
 GC_THRESHOLD: Final = 50_000
 """Objects between two collections of the youngest generation."""
 
@@ -110,6 +113,15 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """Listening sockets for every address of `host`, all on one port. `localhost` is 127.0.0.1 and, where the system
     has IPv6, ::1. Raises OSError."""
     addresses = _addresses(host)
+    for _ in range(ANY_PORT_TRIES - 1 if port == 0 else 0):
+        try:
+            return _bind(addresses, port)
+        except OSError:  # the port that was free for the first address wasn't for the next
+            continue
+    return _bind(addresses, port)
+
+
+def _bind(addresses: list[tuple[socket.AddressFamily, str]], port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, address in addresses:

@@ -23,9 +23,7 @@ async def first_sync(store: Store, limits: ChatLimits, user: str, since: object)
     return page, version is None or not page.known
 
 
-async def next_sync(
-    store: Store, limits: ChatLimits, user: str, since: str | None, next: str
-) -> tuple[SyncPage, bool]:
+async def next_sync(store: Store, limits: ChatLimits, user: str, since: str | None, next: str) -> tuple[SyncPage, bool]:
     """A further page of the same sync. Raises `Refusal(UNKNOWN_CURSOR)` for a `next` that no page can have had."""
     if not next.isascii() or not next.isdigit() or len(next) > 16 or int(next) > _LARGEST_CURSOR:
         raise Refusal(Code.UNKNOWN_CURSOR, "`next` is not one of a sync")

@@ -29,8 +29,6 @@ class LocalBus:
     def wanted(self, user: str, besides: int = 0) -> bool:
         return self._sockets.get(user, 0) > besides
 
-    def publish(
-        self, user: str, version: int, packet: bytes, exclude: str = "", announcement: bool = False
-    ) -> None:
+    def publish(self, user: str, version: int, packet: bytes, exclude: str = "", announcement: bool = False) -> None:
         if user in self._sockets and self._receiver is not None:
             self._receiver(user, version, packet, exclude, announcement)

@@ -51,8 +51,12 @@ _MEANINGS = {
     Code.BAD_REQUEST: _Meaning("The request lacks a field or has one of the wrong type.", retry=False),
     Code.UNKNOWN_EVENT: _Meaning("This server knows no event of that name.", retry=False),
     Code.UNKNOWN_USER: _Meaning("There is nobody of that id.", retry=False),
-    Code.UNKNOWN_CURSOR: _Meaning("That position is not one this server gave out; sync again from the start.", retry=False),
-    Code.INVALID_CONTENT: _Meaning("A message is text of at least one character, without NUL or lone surrogates.", retry=False),
+    Code.UNKNOWN_CURSOR: _Meaning(
+        "That position is not one this server gave out; sync again from the start.", retry=False
+    ),
+    Code.INVALID_CONTENT: _Meaning(
+        "A message is text of at least one character, without NUL or lone surrogates.", retry=False
+    ),
     Code.TOO_LONG: _Meaning("The message has more characters than this server accepts.", retry=False),
     Code.CONFLICT: _Meaning("A message of that id with another text was sent before.", retry=False),
     Code.RATE_LIMITED: _Meaning("Too many requests; try again after the given number of seconds.", retry=True),

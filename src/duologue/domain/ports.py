@@ -160,9 +160,7 @@ class Bus(Protocol):
         an event for the others would be in vain."""
         ...
 
-    def publish(
-        self, user: str, version: int, packet: bytes, exclude: str = "", announcement: bool = False
-    ) -> None:
+    def publish(self, user: str, version: int, packet: bytes, exclude: str = "", announcement: bool = False) -> None:
         """Hand an encoded event to all sockets of the user.
 
         `version` is the user's version that it brings them to, or 0 for what isn't stored. `exclude` is the id of the

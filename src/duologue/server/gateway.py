@@ -51,7 +51,7 @@ class Gateway:
         self._store = store
         self._bus = bus
         self._limits = limits
-        self.hub = Hub(bus, self._catch_up, lambda: self.presence.everybody_is_announced())
+        self.hub = Hub(bus, self._catch_up, self._everybody_is_announced)
         self.presence = Presence(self.hub, store, clock, limits)
         self._admission = Admission(self.hub, self.presence, store, clock, limits)
         self._catchup = CatchUp(self.hub, store, limits)
@@ -183,6 +183,9 @@ class Gateway:
             raise
         finally:
             self._admissions.pop(socket, None)
+
+    def _everybody_is_announced(self) -> bool:
+        return self.presence.everybody_is_announced()
 
     def _catch_up(self, client: Client) -> None:
         self._spawn(self._caught_up(client), "catch-up")
