@@ -75,7 +75,7 @@ class Outcomes:
         origin: Origin = pending.origin  # type: ignore[assignment]  # the gateway submits nothing else
         client, ack_id = origin
         if pending.failure is not None:
-            refuse(client, "receipt", ack_id, Refusal(pending.failure))
+            refuse(client, "read" if pending.read else "received", ack_id, Refusal(pending.failure))
             return
         if ack_id is not None:
             client.socket.ack(ack_id, b'{"received":%d,"read":%d}' % (pending.received, pending.read))
