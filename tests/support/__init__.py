@@ -6,5 +6,6 @@
     client    a chat client for docs/protocol.md that writes down what it was promised and what it saw
     record    what is written down
     checker   computes lost, repeated, reordered and invented from the records and the store
-    node      the npm client as a process that takes orders
+    node      where Node.js is
+    puppet    the npm client as a process that takes orders
 """
