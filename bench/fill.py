@@ -84,10 +84,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("sessions", type=Path, help="where the auth payloads go, as JSON")
     parser.add_argument("--messages", type=int, default=1_000)
+    parser.add_argument("--times", type=int, default=1, help="how often each person's payload is written down")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     sessions = asyncio.run(fill(options.folder, options.messages, options.seed))
-    options.sessions.write_text(json.dumps(sessions))
+    options.sessions.write_text(json.dumps(sessions * options.times))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[2]
 SERVER_CORE = 0
 LOAD_CORE = 1
@@ -35,23 +37,22 @@ class Peer:
         return f"ws://127.0.0.1:{self.port}/socket.io/?EIO=4&transport=websocket"
 
     def rss(self) -> int:
-        """Bytes of resident memory (proc(5), VmRSS)."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        raise RuntimeError(f"{self.name} is gone")
+        """Resident bytes of the process and its children."""
+        process = psutil.Process(self.process.pid)
+        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
 
     def cpu(self) -> float:
-        """Seconds of processor time so far, of all threads (proc(5), utime and stime)."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Seconds of processor time so far, of all threads."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def written(self) -> int:
-        """Bytes that the process has had written to disk (proc(5), write_bytes)."""
-        for line in Path(f"/proc/{self.process.pid}/io").read_text().splitlines():
-            if line.startswith("write_bytes:"):
-                return int(line.split()[1])
-        return 0
+        """Bytes that the process has had written to disk."""
+        return int(psutil.Process(self.process.pid).io_counters().write_bytes)
+
+
+def node_command(node: str) -> list[str]:
+    return [node, str(ROOT / "bench/peers/node/server.js")]
 
 
 def pinned(core: int, command: list[str]) -> list[str]:
@@ -70,7 +71,7 @@ def running(name: str, node: str, data: Path | None = None, core: int = SERVER_C
             "--message-rate", "1e9", "--message-burst", "1e9", "--connect-rate", "1e9", "--connect-burst", "1e9",
             "--log-level", "warning",
         ],
-        "node": [node, str(ROOT / "bench/peers/node/server.js"), str(port)],
+        "node": [*node_command(node), str(port)],
         "python-socketio": [sys.executable, str(ROOT / "bench/peers/python_socketio_server.py"), str(port)],
     }  # fmt: skip
     process = subprocess.Popen(

@@ -2,10 +2,8 @@
 // What it does for a message is what the guide's server does: forward to the recipient's and the sender's rooms, keep it.
 import { randomBytes } from "node:crypto";
 import { createServer } from "node:http";
-import { createRequire } from "node:module";
 import { Server } from "socket.io";
 
-const require = createRequire(import.meta.url);
 const sessions = new Map();
 const messages = [];
 const newId = () => randomBytes(8).toString("hex");
@@ -62,12 +60,10 @@ io.on("connection", async (socket) => {
   });
 });
 
-http.listen(Number(process.argv[2]), "127.0.0.1", () => {
-  let accelerated = true;
-  try {
-    require("bufferutil");
-  } catch {
-    accelerated = false;
-  }
-  console.log(JSON.stringify({ ready: http.address().port, node: process.version, bufferutil: accelerated }));
-});
+if (process.argv[2] === "facts") {
+  // By now ws has loaded what it can; bufferutil falls back to JavaScript in silence where it finds no native addon.
+  const native = process.report.getReport().sharedObjects.some((path) => /bufferutil.*\.node$/.test(path));
+  console.log(JSON.stringify({ node: process.version, "bufferutil is native": native }));
+} else {
+  http.listen(Number(process.argv[2]), "127.0.0.1");
+}
