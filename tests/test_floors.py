@@ -39,7 +39,7 @@ FLOORS: Final = {
     "settings": floor(others="platformdirs"),
     "logs": floor(),
     "main": floor(
-        ours=" ".join(("wire", "domain", "actions", "store", "bus", "server", "settings", "logs")),
+        ours="wire domain actions store bus server settings logs",
         others="uvicorn uvloop",
     ),
     "cli": floor(ours="settings main"),
