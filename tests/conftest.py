@@ -1,8 +1,8 @@
 """Options and fixtures for the tests of every floor.
 
-    --seed N             repeat a random run: `rng` follows from it and from the test's name
-    --torture            also run the tests marked `torture` (so does `-m torture`)
-    --echo-command CMD   run the conformance and interoperability tests against another echo server that takes the same arguments
+--seed N             repeat a random run: `rng` follows from it and from the test's name
+--torture            also run the tests marked `torture` (so does `-m torture`)
+--echo-command CMD   run the conformance and interoperability tests against another echo server that takes the same arguments
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
 
 
 class StartServer(Protocol):
-    def __call__(self, *arguments: str, data: Path | None = None, env: Mapping[str, str] | None = None) -> ServerProcess:
+    def __call__(
+        self, *arguments: str, data: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> ServerProcess:
         """Start `duologue serve` with `arguments` on the folder `data` (the test's own if None)."""
         ...
 

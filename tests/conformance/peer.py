@@ -111,14 +111,20 @@ class Peer:
         await self._http.close()
 
     async def request(
-        self, method: str = "GET", query: str = "", body: str | bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str = "GET",
+        query: str = "",
+        body: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One HTTP request to the Socket.IO path with `query` behind the question mark."""
         url = f"{self.url}/socket.io/?{query}" if query else f"{self.url}/socket.io/"
         async with self._http.request(method, url, data=body, headers=headers) as response:
             return Answer(response.status, await response.text(errors="backslashreplace"), response.headers)
 
-    async def websocket(self, query: str = "EIO=4&transport=websocket", headers: Mapping[str, str] | None = None) -> Websocket:
+    async def websocket(
+        self, query: str = "EIO=4&transport=websocket", headers: Mapping[str, str] | None = None
+    ) -> Websocket:
         connection = await self._http.ws_connect(
             f"{self.url}/socket.io/?{query}", headers=headers, autoping=False, max_msg_size=0, timeout=_CLOSE_TIMEOUT
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import struct
 from dataclasses import dataclass
@@ -128,12 +129,12 @@ class RawWebsocket:
                     # The closing handshake: the side that began closes the connection when it has the answer.
                     self.write(encode(CLOSE, frame.payload[:2]))
                 else:
-                    assert frame.payload == b"2" or frame.opcode == PONG, f"the connection should have ended, not sent {frame}"
+                    assert frame.payload == b"2" or frame.opcode == PONG, (
+                        f"the connection should have ended, not sent {frame}"
+                    )
         return close
 
     async def close(self) -> None:
         self._writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
-        except ConnectionError:
-            pass

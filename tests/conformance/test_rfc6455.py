@@ -137,7 +137,9 @@ async def test_a_message_in_fragments_of_a_byte_and_of_none(wire: RawWebsocket) 
 
 async def test_a_binary_message_in_fragments(wire: RawWebsocket) -> None:
     wire.write(encode(TEXT, b'451-["message",{"_placeholder":true,"num":0}]'))
-    wire.write(encode(BINARY, b"\x01", fin=False), encode(CONTINUATION, b"\x02", fin=False), encode(CONTINUATION, b"\x03"))
+    wire.write(
+        encode(BINARY, b"\x01", fin=False), encode(CONTINUATION, b"\x02", fin=False), encode(CONTINUATION, b"\x03")
+    )
     assert await wire.message() == b'451-["message-back",{"_placeholder":true,"num":0}]'
     assert await wire.message() == b"\x01\x02\x03"
 
@@ -281,11 +283,9 @@ async def test_frames_may_come_all_at_once(wire: RawWebsocket) -> None:
     assert [await wire.message() for _ in range(200)] == [b'42["message-back",%d]' % number for number in range(200)]
 
 
-async def test_a_connection_that_breaks_in_the_middle_of_a_frame_harms_nobody(wire: RawWebsocket, echo_server: ServerProcess) -> None:
+async def test_a_break_in_the_middle_of_a_frame_harms_nobody(wire: RawWebsocket, echo_server: ServerProcess) -> None:
     for cut in (1, 3, 8):
         other = await RawWebsocket.open(echo_server.url)
         other.write(encode(TEXT, ASK)[:cut])
         await other.close()
     await assert_lives(wire)
-
-

@@ -157,7 +157,9 @@ async def test_an_event_with_attachments(peer: Peer) -> None:
 async def test_an_ack_with_attachments(peer: Peer) -> None:
     websocket = await peer.connect()
     await websocket.send(
-        '452-789["message-with-ack",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]', b"\x01\x02\x03", b"\x04\x05\x06"
+        '452-789["message-with-ack",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]',
+        b"\x01\x02\x03",
+        b"\x04\x05\x06",
     )
     assert await websocket.next() == '462-789[{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]'
     assert [await websocket.next(), await websocket.next()] == [b"\x01\x02\x03", b"\x04\x05\x06"]

@@ -28,10 +28,12 @@ class Person:
         self.session_id = ""
 
     @classmethod
-    async def arrive(cls, start_puppet: StartPuppet, server: ServerProcess, auth: dict[str, str]) -> Person:
+    async def arrive(
+        cls, start_puppet: StartPuppet, server: ServerProcess, auth: dict[str, str], **options: Any
+    ) -> Person:
         """Open a tab: the guide's client with a name, or with the session that it finds in its storage."""
         person = cls(await start_puppet())
-        await person.puppet.order("guide", url=server.url, options={"auth": auth, **QUICK})
+        await person.puppet.order("guide", url=server.url, options={"auth": auth, **QUICK, **options})
         (session,) = await person.puppet.wait_for("session")
         await person.puppet.wait_for("users")
         person.user_id, person.session_id = session["userID"], session["sessionID"]
@@ -76,7 +78,14 @@ async def test_people_see_each_other(start_server: StartServer, start_puppet: St
 
 async def test_a_wrong_name_is_refused(start_server: StartServer, start_puppet: StartPuppet) -> None:
     server = start_server()
-    for auth in ({}, {"username": ""}, {"username": "ab"}, {"username": 7}, {"sessionID": "f" * 64}, {"username": "\u202ealice"}):
+    for auth in (
+        {},
+        {"username": ""},
+        {"username": "ab"},
+        {"username": 7},
+        {"sessionID": "f" * 64},
+        {"username": "\u202ealice"},
+    ):
         puppet = await start_puppet()
         await puppet.order("connect", url=server.url, options={"auth": auth})
         assert (await puppet.wait_for("@connect_error"))[0] == "invalid username"
@@ -89,7 +98,9 @@ async def test_two_people_of_one_name_are_two(start_server: StartServer, start_p
     assert one.user_id != other.user_id
 
 
-async def test_a_message_reaches_the_recipient_and_nobody_else(start_server: StartServer, start_puppet: StartPuppet) -> None:
+async def test_a_message_reaches_the_recipient_and_nobody_else(
+    start_server: StartServer, start_puppet: StartPuppet
+) -> None:
     server = start_server()
     alice = await Person.arrive(start_puppet, server, {"username": "alice"})
     bob = await Person.arrive(start_puppet, server, {"username": "bob"})
@@ -173,13 +184,14 @@ async def test_a_reload_keeps_the_user_and_the_messages(start_server: StartServe
     assert bob.puppet.args_of("user disconnected") == [], "a reload is hidden by the grace"
 
 
+@pytest.mark.parametrize("transports", [["websocket"], ["polling"], ["polling", "websocket"]], ids=str)
 @pytest.mark.parametrize("end", ["kill", "terminate"])
 async def test_users_sessions_and_messages_outlive_the_server(
-    start_server: StartServer, start_puppet: StartPuppet, end: str
+    start_server: StartServer, start_puppet: StartPuppet, end: str, transports: list[str]
 ) -> None:
     server = start_server()
-    alice = await Person.arrive(start_puppet, server, {"username": "alice"})
-    bob = await Person.arrive(start_puppet, server, {"username": "bob"})
+    alice = await Person.arrive(start_puppet, server, {"username": "alice"}, transports=transports)
+    bob = await Person.arrive(start_puppet, server, {"username": "bob"}, transports=transports)
     await alice.puppet.wait_for("user connected")
     await alice.say(bob, "before")
     await bob.until_message("before")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-import socketio
+import socketio  # type: ignore[import-untyped]
 
 from tests.conftest import StartServer
 from tests.support.process import ServerProcess
@@ -95,7 +95,10 @@ async def test_it_talks_in_the_guides_form(start_server: StartServer, transports
     await bob.client.disconnect()
 
 
-async def test_a_refusal_is_a_connection_error(start_server: StartServer) -> None:
+async def test_a_refusal_is_a_connection_error(listener: Listener, start_server: StartServer) -> None:
     server = start_server()
-    with pytest.raises(socketio.exceptions.ConnectionError, match="invalid username"):
-        await socketio.AsyncClient(reconnection=False).connect(server.url, auth={"username": "x"}, transports=["websocket"])
+    refusals: list[Any] = []
+    listener.client.on("connect_error", refusals.append)
+    with pytest.raises(socketio.exceptions.ConnectionError):
+        await listener.client.connect(server.url, auth={"username": "x"}, transports=["websocket"], retry=False)
+    assert [refusal["message"] for refusal in refusals] == ["invalid username"]

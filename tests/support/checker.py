@@ -13,6 +13,7 @@ A verdict lists examples of each, so that a failed run explains itself.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -85,7 +86,9 @@ def _check_store(messages: Sequence[Message], verdict: Verdict) -> dict[MessageK
         seqs[message.conversation].append(message.seq)
     for pair, found in seqs.items():
         if sorted(found) != list(range(1, len(found) + 1)):
-            strange = sorted(set(range(1, max(found) + 1)) ^ set(found)) or [seq for seq, n in Counter(found).items() if n > 1]
+            strange = sorted(set(range(1, max(found) + 1)) ^ set(found)) or [
+                seq for seq, n in Counter(found).items() if n > 1
+            ]
             verdict.broken.append(f"the seqs of {pair} are not 1 to {len(found)}: see {strange[:EXAMPLES]}")
     return by_key
 
@@ -94,7 +97,9 @@ def _check_invented(
     record: Record, messages: Sequence[Message], by_key: dict[MessageKey, Message], verdict: Verdict
 ) -> None:
     named = {
-        MessageKey(sent.sender, sent.recipient, sent.id.lower()): sent.content for sent in record.sent if sent.id is not None
+        MessageKey(sent.sender, sent.recipient, sent.id.lower()): sent.content
+        for sent in record.sent
+        if sent.id is not None
     }
     unnamed = Counter((sent.sender, sent.recipient, sent.content) for sent in record.sent if sent.id is None)
     for message in messages:
@@ -172,7 +177,7 @@ def _check_cursors(sockets: Sequence[SocketLog], verdict: Verdict) -> None:
         place = {cursor: index for index, cursor in enumerate(longest.cursors)}
         for log in logs:
             places = [place[cursor] for cursor in log.cursors if cursor in place]
-            if any(later < earlier for earlier, later in zip(places, places[1:], strict=False)):
+            if any(later < earlier for earlier, later in itertools.pairwise(places)):
                 verdict.reordered.append(f"{log.name} and {longest.name} met their cursors in different orders")
 
 

@@ -197,7 +197,9 @@ class ChatClient:
         self._hold(to, [answer["seq"]])
         return answer
 
-    async def send_surely(self, to: str, content: str, *, id: str | None = None, timeout: float = 60.0) -> dict[str, Any]:
+    async def send_surely(
+        self, to: str, content: str, *, id: str | None = None, timeout: float = 60.0
+    ) -> dict[str, Any]:
         """Send until it is acknowledged, through lost connections and retryable refusals, always with the same id."""
         id = id or str(uuid.uuid4())
         async with asyncio.timeout(timeout):
@@ -419,7 +421,9 @@ class ChatClient:
             while after < last:
                 page = await self.history(peer, after=after, limit=min(PAGE, last - after))
                 if not page["messages"]:
-                    self.record.broken.append(f"{self.log.name}: no history with {peer} after {after}, head {self.heads[peer]}")
+                    self.record.broken.append(
+                        f"{self.log.name}: no history with {peer} after {after}, head {self.heads[peer]}"
+                    )
                     return
                 after = page["messages"][-1]["seq"]
 

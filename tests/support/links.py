@@ -51,7 +51,7 @@ class LinkFailed(Exception):
     """The link could not be opened; the message says why."""
 
 
-class WebsocketLink(WSListener):  # type: ignore[misc]
+class WebsocketLink(WSListener):
     """One websocket. A text frame is one packet; binary frames are not for the chat and end the link."""
 
     def __init__(self, receiver: Receiver) -> None:

@@ -163,7 +163,9 @@ class ServerProcess:
         with self._news:
             return self._log(since)
 
-    def wait_for_log(self, pattern: str | re.Pattern[str], *, since: int = 0, timeout: float = EXIT_TIMEOUT) -> re.Match[str]:
+    def wait_for_log(
+        self, pattern: str | re.Pattern[str], *, since: int = 0, timeout: float = EXIT_TIMEOUT
+    ) -> re.Match[str]:
         """The first match of a line after `since`. Raises `ServerFailed` if the process ends or `timeout` passes before."""
         wanted = re.compile(pattern)
         deadline = time.monotonic() + timeout
@@ -237,7 +239,9 @@ class ServerProcess:
     def __enter__(self) -> Self:
         return self if self.alive else self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
         if error is not None:
             print(self.report(), file=sys.stderr)
@@ -257,4 +261,6 @@ def duologue(data: Path, *arguments: str, env: Mapping[str, str] | None = None) 
 def echo(command: Sequence[str] | None = None, *, ping_interval: int = 300, ping_timeout: int = 200) -> ServerProcess:
     """The example echo server, or another one with the same arguments (see `--echo-command`). Times in milliseconds."""
     start = list(command) if command else [sys.executable, str(ROOT / "examples" / "echo_server.py")]
-    return ServerProcess([*start, "--ping-interval", str(ping_interval), "--ping-timeout", str(ping_timeout)], silent=True)
+    return ServerProcess(
+        [*start, "--ping-interval", str(ping_interval), "--ping-timeout", str(ping_timeout)], silent=True
+    )

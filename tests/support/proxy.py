@@ -218,15 +218,11 @@ class Proxy:
         self.to_server.clear()
         self.to_client.clear()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(self, (reader, writer))
+        task = asyncio.create_task(connection.run())
         self._connections[task] = connection
-        try:
-            await connection.run()
-        finally:
-            self._connections.pop(task, None)
+        task.add_done_callback(lambda done: self._connections.pop(done, None))
 
     async def __aenter__(self) -> Self:
         await self.accept()

@@ -12,7 +12,9 @@ ALICE = "a" * 16
 BOB = "b" * 16
 
 
-def message(seq: int, *, id: str | None = None, sender: str = ALICE, recipient: str = BOB, content: str | None = None) -> Message:
+def message(
+    seq: int, *, id: str | None = None, sender: str = ALICE, recipient: str = BOB, content: str | None = None
+) -> Message:
     return Message(sender, recipient, id or f"id-{seq}", seq, 1000 + seq, f"text {seq}" if content is None else content)
 
 
@@ -188,7 +190,7 @@ def test_seen_with_another_text_sender_or_time_is_invented() -> None:
     for change in ({"content": "x"}, {"at": 1}):
         run = Run()
         first = run.bob.seen[0]
-        run.bob.seen[0] = first._replace(message=first.message._replace(**change))  # type: ignore[arg-type]
+        run.bob.seen[0] = first._replace(message=first.message._replace(**change))
         assert kinds(run.verdict()) == {"invented"}
 
 
