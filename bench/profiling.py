@@ -21,6 +21,9 @@ START_UP: Final = 2
 
 TOP: Final = 25
 
+IDLE: Final = frozenset({"_worker (concurrent/futures/thread.py)", "Condition.wait (threading.py)"})
+"""Functions that wait for work in C, where py-spy takes them for busy."""
+
 
 def profile(peer: Peer, folder: Path, sockets: int, window: int, pattern: str, seconds: int) -> str:
     """Record stacks into `folder`, collapsed as flame graph tools read them, and return the top functions as text.
@@ -53,21 +56,25 @@ def profile(peer: Peer, folder: Path, sockets: int, window: int, pattern: str, s
 
 
 def top_functions(collapsed: str, count: int) -> str:
-    """A table from lines of `frame;frame;... samples`: the share of samples inside a function alone, and with its calls."""
+    """Two tables from lines of `thread;frame;frame;... samples`: each thread's share of all samples, waits left out, and
+    each function's share, alone and with what it calls. A function that waits for the disk counts as well."""
+    threads: Counter[str] = Counter()
     alone: Counter[str] = Counter()
     inside: Counter[str] = Counter()
-    total = 0
     for line in collapsed.splitlines():
-        stack, _, samples = line.rpartition(" ")
-        functions = [_without_line(frame) for frame in stack.split(";")]
-        total += int(samples)
-        alone[functions[-1]] += int(samples)
-        for function in set(functions):
-            inside[function] += int(samples)
-    rows = [
-        f"{own / total:7.1%} {inside[function] / total:7.1%}  {function}" for function, own in alone.most_common(count)
-    ]
-    return "\n".join(["  alone  inside  function", *rows])
+        stack, _, digits = line.rpartition(" ")
+        thread, *functions = (_without_line(frame) for frame in stack.split(";"))
+        if not functions or functions[-1] in IDLE:
+            continue
+        samples = int(digits)
+        threads[thread] += samples
+        alone[functions[-1]] += samples
+        inside.update(dict.fromkeys(functions, samples))
+    total = max(1, threads.total())
+    rows = [f"{samples / total:7.1%}  {thread}" for thread, samples in threads.most_common()]
+    rows += ["", "  alone  inside  function"]
+    rows += [f"{own / total:7.1%} {inside[each] / total:7.1%}  {each}" for each, own in alone.most_common(count)]
+    return "\n".join(rows)
 
 
 def _without_line(frame: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from bench.peers.launch import PEERS
+from bench.peers.launch import PEERS, RELAY
 
 Results = list[dict[str, Any]]
 
@@ -48,7 +48,8 @@ def summarise(facts: dict[str, Any], results: Results) -> str:
 
 
 def _table(results: Results, scenario: str) -> list[str]:
-    peers = [peer for peer in PEERS if any(each["peer"] == peer and each["scenario"] == scenario for each in results)]
+    present = {each["peer"] for each in results if each["scenario"] == scenario}
+    peers = [peer for peer in (*PEERS, RELAY) if peer in present]
     lines = [f"## {scenario}", "", "| | " + " | ".join(peers) + " |", "|---" * (len(peers) + 1) + "|"]
     for measure, title, form in MEASURES:
         cells = [_cell(values(results, scenario, peer, measure), form) for peer in peers]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from bench.peers.launch import LOAD_CORE, PEERS, ROOT, Peer, pinned, running
+from bench.peers.launch import LOAD_CORE, PEERS, RELAY, ROOT, Peer, pinned, running
 
 LOAD_TIMEOUT: Final = 600.0
 SETTLE_TIMEOUT: Final = 60.0
@@ -42,6 +42,7 @@ def scenarios(rounds: int, seconds: float, idle_sockets: int) -> list[Scenario]:
     return [
         *found,
         Scenario("throughput, 100 sockets, random, signed in by sync", syncing, rounds, ("duologue",)),
+        Scenario("ceiling of the load, 100 sockets", throughput(100, 20, "random", seconds), 1, (RELAY,)),
         Scenario("2,000 a second, 100 sockets", paced(100, 2000, seconds), rounds),
         # Not python-socketio: it would announce 12 million arrivals for many minutes, and no target compares with it.
         Scenario(f"idle, {idle_sockets:,} sockets", idle(idle_sockets), 1, ("duologue", "node")),

@@ -24,6 +24,8 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 
 PEERS = ("duologue", "node", "python-socketio")
+RELAY = "relay"
+"""No peer: a yardstick for the load itself (bench/peers/relay.py)."""
 
 
 @dataclass
@@ -72,6 +74,7 @@ def running(name: str, node: str, data: Path | None = None, core: int = SERVER_C
             "--log-level", "warning",
         ],
         "node": [*node_command(node), str(port)],
+        RELAY: [sys.executable, "-m", "bench.peers.relay", str(port)],
         "python-socketio": [sys.executable, str(ROOT / "bench/peers/python_socketio_server.py"), str(port)],
     }  # fmt: skip
     process = subprocess.Popen(
