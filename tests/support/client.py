@@ -437,7 +437,8 @@ class ChatClient:
 async def stored_messages(readers: Iterable[ChatClient]) -> list[Message]:
     """Everything stored in the conversations of these users, read by history from seq 1, each conversation once.
 
-    The readers must be connected. It asks the server, so it sees what the store answers now, nothing that a client holds.
+    The readers must be connected and take part, between them, in every conversation of the run's record, or the checker
+    takes the others for lost. It asks the server, so it sees what the store answers now, nothing that a client holds.
     """
     stored: dict[tuple[str, str], list[Message]] = {}
     for reader in readers:
