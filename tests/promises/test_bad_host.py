@@ -1,0 +1,192 @@
+"""F1c, F7, F8, F9, F17, F26, F27: a machine that stalls, jumps in time, fills its disk or gets an old backup back."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.promises.judge import judge
+from tests.support.client import ChatClient, Refused
+from tests.support.record import Record
+
+pytestmark = pytest.mark.asyncio
+
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+HOUR_MS = 3_600_000
+
+
+async def test_a_stalled_server(start_server: StartServer) -> None:
+    """F7, the times a twentieth: clients give up on it, come back when it goes on, and nothing is there twice."""
+    server = start_server("--ping-interval", "0.5", "--ping-timeout", "0.5")
+    record = Record()
+    async with ChatClient(server.url, "bob", record) as bob:
+        alice = await ChatClient(server.url, "alice", record).connect()
+        await alice.send(bob.user_id, "before")
+        server.suspend()
+        sending = asyncio.create_task(alice.send(bob.user_id, "meanwhile", id="00000000-0000-4000-8000-000000000001"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(sending), 2)
+        alice.cut()
+        await asyncio.gather(sending, return_exceptions=True)
+        server.resume()
+        await alice.connect_surely()
+        answer = await alice.send_surely(bob.user_id, "meanwhile", id="00000000-0000-4000-8000-000000000001")
+        assert answer["seq"] == 2
+        await judge(record, alice, bob)
+        await alice.close()
+
+
+async def test_a_pause_disconnects_nobody(start_server: StartServer) -> None:
+    """F17: after a pause longer than a whole heartbeat everybody gets the time back that the loop had lost."""
+    server = start_server("--ping-interval", "1", "--ping-timeout", "0.5")
+    clients = [await ChatClient(server.url, f"person {number}").connect() for number in range(50)]
+    server.suspend()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(clients[0].wait_ended(), 3)
+    server.resume()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(clients[0].wait_ended()), 2.5)
+    assert all(client.connected for client in clients)
+    for client in clients:
+        await client.close()
+
+
+async def test_the_clock_jumps(start_server: StartServer, tmp_path: Path) -> None:
+    """F8: an hour back and an hour forward between two lives; order, cursors and unread counts don't notice."""
+    record = Record()
+    times = []
+    bob = alice = None
+    for offset in ("+0", "-3600", "+3600"):
+        env = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        server = start_server(env=env)
+        if alice is None or bob is None:
+            alice = await ChatClient(server.url, "alice", record).connect()
+            bob = await ChatClient(server.url, "bob", record).connect()
+        else:
+            alice.url = bob.url = server.url
+            await alice.connect()
+            await bob.connect()
+        for number in range(20):
+            times.append((await alice.send(bob.user_id, f"at {offset}: {number}"))["at"])
+        await bob.wait_for_message(f"at {offset}: 19")
+        alice.cut()
+        bob.cut()
+        assert server.terminate() == 0
+    assert times[20] < times[19] - HOUR_MS * 0.9
+    assert times[40] > times[39] + HOUR_MS * 1.9
+    server = start_server()
+    alice.url = bob.url = server.url
+    assert [message.seq for message in await judge(record, alice, bob)] == list(range(1, 61))
+    await alice.close()
+    await bob.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB. Needs root, as CI has."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=True, timeout=30)
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True, timeout=30)
+
+
+async def test_the_disk_is_full(start_server: StartServer, small_disk: Path) -> None:
+    """F9: sends are refused with a hint, reads go on, and service returns with the space, without a restart."""
+    server = start_server(data=small_disk / "data")
+    record = Record()
+    async with ChatClient(server.url, "alice", record) as alice, ChatClient(server.url, "bob", record) as bob:
+        with pytest.raises(Refused) as refused:
+            for number in range(10_000):
+                await alice.send(bob.user_id, f"{number} " + "x" * 4000)
+        assert refused.value.code == "storage full"
+        assert refused.value.answer["retryAfter"] > 0
+        page = await bob.history(alice.user_id)
+        assert page["messages"]
+        subprocess.run(["mount", "-o", "remount,size=30m", small_disk], check=True, timeout=30)
+        await alice.send_surely(bob.user_id, "there is room again")
+        await bob.wait_for_message("there is room again")
+        await judge(record, alice, bob)
+
+
+async def test_an_older_backup_is_restored(start_server: StartServer, tmp_path: Path) -> None:
+    """F26: the epoch changes, every client starts over, and what the backup never had is announced as nothing."""
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    server = start_server(data=data)
+    async with ChatClient(server.url, "alice") as alice, ChatClient(server.url, "bob") as bob:
+        await alice.send(bob.user_id, "in the backup")
+    assert server.terminate() == 0
+    shutil.copytree(data, backup)
+    server.start()
+    await alice.connect()
+    await alice.send(bob.user_id, "after the backup")
+    await alice.close()
+    assert server.terminate() == 0
+    shutil.rmtree(data)
+    shutil.copytree(backup, data)
+    server.start()
+    await alice.connect()
+    page = alice.pages[0]
+    assert page["reset"]
+    (conversation,) = page["conversations"]
+    assert [message["content"] for message in conversation["messages"]] == ["in the backup"]
+    assert (conversation["seq"], conversation["gap"]) == (1, None)
+    assert (await alice.send(bob.user_id, "goes on"))["seq"] == 2
+    await alice.close()
+
+
+async def test_another_process_holds_the_write_lock(start_server: StartServer, tmp_path: Path) -> None:
+    """F27: busy is a refusal that may be retried, and the service returns by itself."""
+    data = tmp_path / "data"
+    server = start_server(data=data)
+    record = Record()
+    async with ChatClient(server.url, "alice", record) as alice, ChatClient(server.url, "bob", record) as bob:
+        await alice.send(bob.user_id, "before")
+        (database,) = data.glob("*.db")
+        other = sqlite3.connect(database, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Refused) as refused:
+            await alice.send(bob.user_id, "busy", id="00000000-0000-4000-8000-000000000001")
+        assert refused.value.code == "unavailable"
+        assert refused.value.answer["retryAfter"] > 0
+        assert (await bob.history(alice.user_id))["messages"]
+        other.execute("ROLLBACK")
+        other.close()
+        await alice.send_surely(bob.user_id, "busy", id="00000000-0000-4000-8000-000000000001")
+        await judge(record, alice, bob)
+
+
+async def test_no_ack_leaves_before_its_sync(start_server: StartServer, tmp_path: Path) -> None:
+    """F1c, by the system calls of a real run: between a message's arrival and its ack there is a completed sync."""
+    server = start_server()
+    trace = tmp_path / "trace"
+    async with ChatClient(server.url, "alice") as alice, ChatClient(server.url, "bob") as bob:
+        strace = await asyncio.create_subprocess_exec(
+            "strace", "-f", "-tt", "-s", "400", "-e", "trace=fdatasync,fsync,read,recvfrom,write,writev,sendto,sendmsg",
+            "-o", str(trace), "-p", str(server.pid), stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert strace.stderr is not None
+        attached = await asyncio.wait_for(strace.stderr.readline(), 15)
+        assert b"attached" in attached, attached
+        for number in range(20):
+            await alice.send(bob.user_id, f"marked {number}")
+        strace.terminate()
+        await asyncio.wait_for(strace.communicate(), 15)
+    synced = False
+    acks = 0
+    for line in trace.read_text().splitlines():
+        if re.search(r"f(data)?sync(\(| resumed).*= 0", line):
+            synced = True
+        elif re.search(r'(write|writev|sendto|sendmsg)\(.*43\d+\[\{\\"id\\"', line):
+            assert synced, f"an ack left before a sync: {line}"
+            acks += 1
+            synced = False
+    assert acks == 20

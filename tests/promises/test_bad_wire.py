@@ -1,0 +1,144 @@
+"""F2, F4, F5, F24, F29: a wire that cuts, splits, merges, delays, garbles and swallows."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.promises.judge import judge
+from tests.support.client import ChatClient, ConnectionLost
+from tests.support.proxy import Proxy, flip_bits
+from tests.support.record import Record
+
+pytestmark = pytest.mark.asyncio
+
+ID = "00000000-0000-4000-8000-000000000001"
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_a_cut_before_the_ack(start_server: StartServer, transport: str) -> None:
+    """The retry gets the seq of the first time, and the message is there once."""
+    server = start_server()
+    record = Record()
+    async with Proxy(server.port) as proxy, ChatClient(server.url, "bob", record) as bob:
+        alice = await ChatClient(proxy.url, "alice", record, transport=transport).connect()
+        proxy.to_client.cut_before = b'"seq"'
+        with pytest.raises(ConnectionLost):
+            await alice.send(bob.user_id, "text", id=ID)
+        seen = await bob.wait_for_message("text")
+        await alice.connect_surely()
+        again = await alice.send(bob.user_id, "text", id=ID)
+        assert (again["seq"], again["at"]) == (seen["seq"], seen["at"])
+        await judge(record, alice, bob)
+        await alice.close()
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+@pytest.mark.parametrize("fault", [{"piece": 1}, {"merge": 4096}, {"delay": 0.02}], ids=str)
+async def test_split_merged_and_delayed(start_server: StartServer, transport: str, fault: dict[str, float]) -> None:
+    server = start_server()
+    record = Record()
+    async with Proxy(server.port) as proxy, ChatClient(server.url, "bob", record) as bob:
+        alice = await ChatClient(proxy.url, "alice", record, transport=transport).connect()
+        for name, value in fault.items():
+            setattr(proxy.to_server, name, value)
+        sends = [asyncio.create_task(alice.send(bob.user_id, f"{'long ' * 200}{number}")) for number in range(20)]
+        await asyncio.sleep(0)  # every one of them is on its way
+        if "merge" in fault:
+            await proxy.to_server.until_passed(4096)
+            proxy.heal()
+            alice.emit("typing", {"to": bob.user_id})  # something that pushes out what was gathered
+        await asyncio.gather(*sends)
+        await judge(record, alice, bob)
+        await alice.close()
+
+
+async def test_garbled_bytes_harm_nobody_else(start_server: StartServer, rng: random.Random) -> None:
+    """What the garbling changes may be refused, closed or even be another well-formed message of the same person; it never
+    stops the server, and never touches other people's conversation."""
+    server = start_server()
+    record = Record()
+    async with (
+        Proxy(server.port) as proxy,
+        ChatClient(server.url, "bob", record) as bob,
+        ChatClient(server.url, "carol", record) as carol,
+    ):
+        for _ in range(30):
+            noise = Record()
+            garbled = await ChatClient(proxy.url, "mallory", noise).connect_surely()
+            proxy.to_server.garble = flip_bits(rng, 0.01)
+            for number in range(5):
+                if garbled.connected:
+                    garbled.emit("private message", {"content": f"noise {number}", "to": garbled.user_id})
+            await bob.send(carol.user_id, "undisturbed")
+            proxy.heal()
+            garbled.cut()
+        await judge(record, bob, carol)
+        assert server.alive
+
+
+async def test_a_half_open_connection_is_noticed(start_server: StartServer) -> None:
+    server = start_server("--ping-interval", "0.5", "--ping-timeout", "0.3", "--presence-grace", "0")
+    async with Proxy(server.port) as proxy, ChatClient(server.url, "bob", guide=True) as bob:
+        alice = await ChatClient(proxy.url, "alice", guide=True).connect()
+        await bob.wait_for_event("user connected")
+        before = server.descriptors()
+        proxy.to_server.swallow = proxy.to_client.swallow = True
+        assert await bob.wait_for_event("user disconnected", timeout=10) == [alice.user_id]
+        await bob.send(alice.user_id, "for later")
+        proxy.heal()
+        await proxy.cut()
+        await alice.wait_ended()
+        await alice.connect()
+        messages = [message for user in alice.users for message in user["messages"]]
+        assert [message["content"] for message in messages] == ["for later"]
+        assert server.descriptors() <= before
+        await alice.close()
+
+
+async def test_resets_under_load(start_server: StartServer, rng: random.Random) -> None:
+    server = start_server()
+    record = Record()
+    async with Proxy(server.port) as proxy, ChatClient(server.url, "bob", record) as bob:
+        people = [await ChatClient(proxy.url, f"person {number}", record).connect() for number in range(4)]
+
+        async def speak(person: ChatClient) -> None:
+            for number in range(50):
+                await person.send_surely(rng.choice([bob, *people]).user_id, f"{person.device} says {number}")
+
+        speaking = asyncio.gather(*(speak(person) for person in people))
+        while not speaking.done():
+            acknowledged = len(record.acks)
+            while len(record.acks) < acknowledged + rng.randrange(5, 40) and not speaking.done():
+                await asyncio.sleep(0.001)
+            if rng.random() < 0.5:
+                await proxy.cut()
+            else:
+                rng.choice([proxy.to_client, proxy.to_server]).cut_after = rng.randrange(1, 2000)
+        await speaking
+        proxy.heal()
+        await judge(record, bob, *people)
+        for person in people:
+            await person.close()
+
+
+async def test_retries_faster_than_the_answers(start_server: StartServer) -> None:
+    """F29: the wire takes longer than the client's patience; each message is still there once, and all get there."""
+    server = start_server()
+    record = Record()
+    async with Proxy(server.port) as proxy, ChatClient(server.url, "bob", record) as bob:
+        alice = await ChatClient(proxy.url, "alice", record).connect()
+        proxy.to_client.delay = 0.2
+
+        async def impatient(number: int) -> None:
+            id = f"00000000-0000-4000-8000-{number:012d}"
+            tries = [asyncio.create_task(alice.send(bob.user_id, f"text {number}", id=id)) for _ in range(5)]
+            answers = await asyncio.gather(*tries)
+            assert len({answer["seq"] for answer in answers}) == 1
+
+        await asyncio.gather(*(impatient(number) for number in range(40)))
+        assert len(await judge(record, alice, bob)) == 40
+        await alice.close()
