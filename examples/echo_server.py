@@ -8,7 +8,8 @@ It's what the public test suites of the Engine.IO v4 and Socket.IO v5 protocols 
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator
+import socket as socket_module
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -66,6 +67,19 @@ class RawEcho:
         pass
 
 
+class Server(uvicorn.Server):
+    """Uvicorn, which would wait for the pending polls: they end when the sessions are closed, so that comes first."""
+
+    def __init__(self, config: uvicorn.Config, engines: Sequence[SocketServer | Engine]) -> None:
+        super().__init__(config)
+        self._engines = engines
+
+    async def shutdown(self, sockets: list[socket_module.socket] | None = None) -> None:
+        for engine in self._engines:
+            await engine.drain()
+        await super().shutdown(sockets)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Echo server for the Engine.IO and Socket.IO test suites")
     parser.add_argument("--host", default="localhost")
@@ -93,7 +107,7 @@ def main() -> None:
         await server.stop()
 
     app = Starlette(routes=[Mount("/socket.io", server.asgi), Mount("/engine.io", raw.asgi)], lifespan=lifespan)
-    uvicorn.run(
+    served = uvicorn.Config(
         app,
         host=options.host,
         port=options.port,
@@ -101,7 +115,9 @@ def main() -> None:
         ws=server.ws_protocol_class({"/engine.io/": raw}),
         http=server.http_protocol_class(),
         log_level="warning",
+        timeout_graceful_shutdown=2,
     )
+    Server(served, [server, raw]).run()
 
 
 if __name__ == "__main__":

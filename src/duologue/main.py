@@ -73,9 +73,15 @@ class _Server(uvicorn.Server):
     Uvicorn would raise the signal again after its shutdown; to leave as asked is a success here.
     """
 
-    def __init__(self, config: uvicorn.Config, leave: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], leave: Callable[[], Awaitable[None]]) -> None:
         super().__init__(config)
+        self._ready = ready
         self._leave = leave
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """From here on signals are handled, so whoever reads the address may send one."""
+        await super().startup(sockets)
+        self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit and sig == signal.SIGINT
@@ -208,13 +214,13 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
             timeout_graceful_shutdown=2,
             backlog=BACKLOG,
         ),
+        lambda: _say_where(settings, sockets),
         leave,
     )
     gc.collect()
     gc.freeze()
     # Messages make no cycles: a collection for every 700 of them, Python's default, would find nothing.
     gc.set_threshold(GC_THRESHOLD, 20, 100)
-    _say_where(settings, sockets)
     await server.serve(sockets=sockets)
     return 0
 

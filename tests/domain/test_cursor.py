@@ -14,6 +14,8 @@ def test_round_trip(version: int) -> None:
     assert parse_cursor(format_cursor("abc1", version), "abc1") == version
 
 
-@pytest.mark.parametrize("text", ["", "abc1", "abc1.", "abc1.-1", "abc1.01", "abc1.1.2", "abc2.1", "abc1.1\n", "abc1.٣", "abc1." + "9" * 17])
+@pytest.mark.parametrize(
+    "text", ["", "abc1", "abc1.", "abc1.-1", "abc1.01", "abc1.1.2", "abc2.1", "abc1.1\n", "abc1.٣", "abc1." + "9" * 17]
+)
 def test_invented(text: str) -> None:
     assert parse_cursor(text, "abc1") is None

@@ -63,17 +63,13 @@ async def test_the_clock_jumps(start_server: StartServer, tmp_path: Path) -> Non
     """F8: an hour back and an hour forward between two lives; order, cursors and unread counts don't notice."""
     record = Record()
     times = []
-    bob = alice = None
+    alice, bob = ChatClient("", "alice", record), ChatClient("", "bob", record)
     for offset in ("+0", "-3600", "+3600"):
         env = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         server = start_server(env=env)
-        if alice is None or bob is None:
-            alice = await ChatClient(server.url, "alice", record).connect()
-            bob = await ChatClient(server.url, "bob", record).connect()
-        else:
-            alice.url = bob.url = server.url
-            await alice.connect()
-            await bob.connect()
+        alice.url = bob.url = server.url
+        await alice.connect()
+        await bob.connect()
         for number in range(20):
             times.append((await alice.send(bob.user_id, f"at {offset}: {number}"))["at"])
         await bob.wait_for_message(f"at {offset}: 19")

@@ -125,7 +125,9 @@ class Hub:
             if version <= client.version:
                 return
             if version != client.version + 1:
-                logger.info("user %s: version %d follows %d, reading the store", client.user_id, version, client.version)
+                logger.info(
+                    "user %s: version %d follows %d, reading the store", client.user_id, version, client.version
+                )
                 client.backlog = [(version, frame)]
                 self._on_gap(client)
                 return

@@ -54,9 +54,7 @@ class Outcomes:
             self._hub.advance(client, pending.sender_version)
             if not to_recipient:
                 return
-        event = events.message(
-            pending.content, sender, recipient, pending.id, pending.seq, pending.rev, pending.at
-        )
+        event = events.message(pending.content, sender, recipient, pending.id, pending.seq, pending.rev, pending.at)
         if pending.recipient_name is not None:
             self._introduce(client.sender.user, User(recipient, pending.recipient_name), client.socket.id)
         if to_recipient:
