@@ -36,8 +36,12 @@ def say(what: str) -> None:
 def measure_all(options: argparse.Namespace, node: str) -> list[Result]:
     rounds, seconds, sockets = (2, 1.5, 500) if options.quick else (options.rounds, options.seconds, 5000)
     results: list[Result] = []
+
+    def wanted(name: str) -> bool:
+        return not options.only or any(text in name for text in options.only)
+
     for scenario in scenarios(rounds, seconds, sockets):
-        if options.only not in scenario.name:
+        if not wanted(scenario.name):
             continue
         for turn in range(scenario.rounds):
             say(f"{scenario.name}: round {turn + 1} of {scenario.rounds}")
@@ -46,7 +50,7 @@ def measure_all(options: argparse.Namespace, node: str) -> list[Result]:
                     figures = scenario.measure(peer)
                 results.append({"peer": name, "scenario": scenario.name, "round": turn, **figures})
                 say(f"  {headline(results[-1])}")
-    if options.only in "reconnect" and not options.no_history:
+    if wanted("reconnect") and not options.no_history:
         sizes, times = ((1_000, 20_000), 2) if options.quick else ((1_000, 1_000_000), 10)
         say(f"reconnects, {rounds} rounds; storing messages first")
         for result in reconnects(node, sizes, rounds, times):
@@ -95,7 +99,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--quick", action="store_true", help="two short, small rounds, to see that everything runs")
-    parser.add_argument("--only", default="", help="scenarios whose name contains this")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="TEXT",
+        help="scenarios whose name contains this; may be given again for more",
+    )
     parser.add_argument("--no-history", action="store_true", help="leave out the reconnects with 1,000,000 messages")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", help="folder for the JSON and the table")
     parser.add_argument(
