@@ -240,9 +240,9 @@ def _stop_at_once(error: BaseException) -> None:
 
 
 def _chat_limits(settings: Settings) -> ChatLimits:
-    return ChatLimits(
-        **{name: getattr(settings, name) for name in ChatLimits.__struct_fields__ if hasattr(settings, name)}
-    )
+    same = {name: getattr(settings, name) for name in ChatLimits.__struct_fields__ if hasattr(settings, name)}
+    # An eighth is left for what follows a page before the client has read it.
+    return ChatLimits(**same, page_bytes=settings.max_unsent * 7 // 8)
 
 
 def _transport_config(settings: Settings) -> TransportConfig:

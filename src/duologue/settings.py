@@ -115,7 +115,7 @@ class Settings:
         1_000_000, "Largest frame or polling body taken from a client.", unit="bytes", low=1000, high=100_000_000
     )
     max_unsent: int = _setting(
-        4_000_000,
+        8_000_000,
         "What may wait for one client; one that falls further behind is closed and syncs later.",
         unit="bytes",
         low=10_000,

@@ -15,34 +15,38 @@ from duologue.domain.ports import Store
 _LARGEST_CURSOR: Final = 2**53
 
 
-async def first_sync(store: Store, limits: ChatLimits, user: str, since: object) -> tuple[SyncPage, bool]:
-    """What changed since a cursor, and whether the client has to start over: because it had no cursor or one that
-    this store did not give out."""
+async def first_sync(store: Store, limits: ChatLimits, user: str, since: object, total: int) -> tuple[SyncPage, bool]:
+    """What changed since a cursor, with at most `total` messages beside each conversation's last, and whether the client
+    has to start over: because it had no cursor or one that this store did not give out."""
     version = parse_cursor(since, store.epoch) if isinstance(since, str) else None
-    page = await _sync(store, limits, user, version, None)
+    page = await _sync(store, limits, user, version, None, total)
     return page, version is None or not page.known
 
 
-async def next_sync(store: Store, limits: ChatLimits, user: str, since: str | None, next: str) -> tuple[SyncPage, bool]:
+async def next_sync(
+    store: Store, limits: ChatLimits, user: str, since: str | None, next: str, total: int
+) -> tuple[SyncPage, bool]:
     """A further page of the same sync. Raises `Refusal(UNKNOWN_CURSOR)` for a `next` that no page can have had."""
     if not next.isascii() or not next.isdigit() or len(next) > 16 or int(next) > _LARGEST_CURSOR:
         raise Refusal(Code.UNKNOWN_CURSOR, "`next` is not one of a sync")
     version = parse_cursor(since, store.epoch) if since is not None else None
-    page = await _sync(store, limits, user, version, int(next))
+    page = await _sync(store, limits, user, version, int(next), total)
     return page, version is None or not page.known
 
 
 async def missed(store: Store, limits: ChatLimits, user: str, version: int) -> SyncPage:
     """What a connected socket at `version` was not told."""
-    return await _sync(store, limits, user, version, None)
+    return await _sync(store, limits, user, version, None, limits.sync_total)
 
 
-async def _sync(store: Store, limits: ChatLimits, user: str, since: int | None, before: int | None) -> SyncPage:
-    return await store.sync(user, since, before, limits.page, limits.page, limits.sync_total)
+async def _sync(
+    store: Store, limits: ChatLimits, user: str, since: int | None, before: int | None, total: int
+) -> SyncPage:
+    return await store.sync(user, since, before, limits.page, limits.page, total)
 
 
-async def roster(store: Store, limits: ChatLimits, user: str) -> Roster:
-    return await store.roster(user, limits.announce_people, limits.roster_messages, limits.roster_total)
+async def roster(store: Store, limits: ChatLimits, user: str, total: int) -> Roster:
+    return await store.roster(user, limits.announce_people, limits.roster_messages, total)
 
 
 async def history(

@@ -13,6 +13,8 @@ class ChatLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_page: int
     sync_total: int = 500
     """Messages in one page of a sync, over all its conversations."""
+    page_bytes: int
+    """Bytes of messages in one answer, whatever the counts allow."""
     announce_people: int
     """Up to so many people everybody is announced to everybody."""
     roster_messages: int

@@ -14,9 +14,10 @@ from duologue.actions.sessions import sign_in
 from duologue.domain.cursor import format_cursor
 from duologue.domain.errors import Code, Refusal
 from duologue.domain.limits import ChatLimits
-from duologue.domain.model import User
+from duologue.domain.model import Roster, SyncPage, User
 from duologue.domain.ports import Clock, Store
 from duologue.server import events
+from duologue.server.fitting import read_fitting, roster_messages, sync_messages
 from duologue.server.hub import Client, Hub
 from duologue.server.presence import Presence
 from duologue.server.transport import Frame, Socket
@@ -67,17 +68,27 @@ class Admission:
             await self._presence.announce(user)
 
     async def _sync_page(self, user: User, since: object) -> tuple[int, Callable[[], Frame]]:
-        page, reset = await reading.first_sync(self._store, self._limits, user.id, since)
+        limits = self._limits
+
+        async def read(total: int) -> tuple[SyncPage, bool]:
+            return await reading.first_sync(self._store, limits, user.id, since, total)
+
+        page, reset = await read_fitting(read, sync_messages, limits.sync_total, limits.page_bytes)
         cursor = format_cursor(self._store.epoch, page.version)
 
         def frame() -> Frame:
-            body = events.sync(page, cursor, reset, user, self._limits, self._presence.is_online)
+            body = events.sync(page, cursor, reset, user, limits, self._presence.is_online)
             return Frame(encode_event("sync", body))
 
         return page.version, frame
 
     async def _roster(self, user: User) -> tuple[int, Callable[[], Frame]]:
-        roster = await reading.roster(self._store, self._limits, user.id)
+        limits = self._limits
+
+        async def read(total: int) -> Roster:
+            return await reading.roster(self._store, limits, user.id, total)
+
+        roster = await read_fitting(read, roster_messages, limits.roster_total, limits.page_bytes)
 
         def frame() -> Frame:
             is_online = self._presence.is_online

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from duologue.actions import reading
 from duologue.domain.cursor import format_cursor
 from duologue.domain.limits import ChatLimits
+from duologue.domain.model import SyncPage
 from duologue.domain.ports import Store
 from duologue.server import events
+from duologue.server.fitting import fit, read_fitting, sync_messages
 from duologue.server.hub import Client
 from duologue.server.presence import Presence
 
@@ -29,7 +31,12 @@ class Requests:
         self._limits = limits
 
     async def sync(self, client: Client, asked: events.Sync) -> bytes:
-        page, reset = await reading.next_sync(self._store, self._limits, client.user_id, asked.since, asked.next)
+        limits = self._limits
+
+        async def read(total: int) -> tuple[SyncPage, bool]:
+            return await reading.next_sync(self._store, limits, client.user_id, asked.since, asked.next, total)
+
+        page, reset = await read_fitting(read, sync_messages, limits.sync_total, limits.page_bytes)
         cursor = format_cursor(self._store.epoch, page.version)
         user = client.sender.user
         return events.sync(page, cursor, reset, user, self._limits, self._presence.is_online)
@@ -38,7 +45,8 @@ class Requests:
         page = await reading.history(
             self._store, self._limits, client.user_id, asked.peer, asked.before, asked.after, asked.limit
         )
-        return events.encode({"messages": [events.stored(each) for each in page.messages], "more": page.more})
+        kept = fit(page.messages, self._limits.page_bytes, keep_oldest=asked.after is not None)
+        return events.encode({"messages": kept, "more": page.more or len(kept) < len(page.messages)})
 
     async def directory(self, client: Client, asked: events.Directory) -> bytes:
         page = await reading.directory(self._store, self._limits, asked.after, asked.limit)
