@@ -13,6 +13,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,9 +34,8 @@ def say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-def measure_all(options: argparse.Namespace, node: str) -> list[Result]:
+def measure_all(options: argparse.Namespace, node: str) -> Iterator[Result]:
     rounds, seconds, sockets = (2, 1.5, 500) if options.quick else (options.rounds, options.seconds, 5000)
-    results: list[Result] = []
 
     def wanted(name: str) -> bool:
         return not options.only or any(text in name for text in options.only)
@@ -48,15 +48,15 @@ def measure_all(options: argparse.Namespace, node: str) -> list[Result]:
             for name in rotated(scenario.peers, turn):
                 with running(name, node) as peer:
                     figures = scenario.measure(peer)
-                results.append({"peer": name, "scenario": scenario.name, "round": turn, **figures})
-                say(f"  {headline(results[-1])}")
+                result = {"peer": name, "scenario": scenario.name, "round": turn, **figures}
+                say(f"  {headline(result)}")
+                yield result
     if wanted("reconnect") and not options.no_history:
         sizes, times = ((1_000, 20_000), 2) if options.quick else ((1_000, 1_000_000), 10)
         say(f"reconnects, {rounds} rounds; storing messages first")
         for result in reconnects(node, sizes, rounds, times):
-            results.append(result)
             say(f"  {result['scenario']}: {headline(result)}")
-    return results
+            yield result
 
 
 def headline(result: Result) -> str:
@@ -123,11 +123,15 @@ def main() -> None:
     described = facts(node)
     if not described["bufferutil is native"]:
         say("the Node server runs without bufferutil's native addon: its figures are too low")
-    results = measure_all(options, node)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(json.dumps({"facts": described, "results": results}, indent=1) + "\n")
-    table = summarise(described, results)
-    (options.out / "results.md").write_text(table)
+    results: list[Result] = []
+    try:
+        for result in measure_all(options, node):
+            results.append(result)  # noqa: PERF402 -- what came before a failure has to stay
+    finally:  # what was measured before a peer failed to start, or somebody lost patience, is worth keeping
+        (options.out / "results.json").write_text(json.dumps({"facts": described, "results": results}, indent=1) + "\n")
+        table = summarise(described, results)
+        (options.out / "results.md").write_text(table)
     print(table)
 
 
