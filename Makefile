@@ -14,7 +14,9 @@ run: ## the server on http://127.0.0.1:3000 (set-up included; ARGS="--port 4000"
 test: ## everything that CI checks, in a few minutes
 	@scripts/setup test
 	@$(MAKE) --no-print-directory style
-	$(PYTHON) -m pytest -m "not torture" $(ARGS)
+	$(PYTHON) -m pytest -m "not torture" --ignore=tests/browser $(ARGS)
+# By themselves: Playwright keeps an event loop running for the rest of its process, in which no other test could start one.
+	$(PYTHON) -m pytest tests/browser $(ARGS)
 
 check: ## format, lint and types
 	@scripts/setup test
