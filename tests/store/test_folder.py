@@ -69,6 +69,27 @@ async def test_what_cannot_be_used_is_refused_untouched(ready: Bench, damage: st
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE session SET person = 99",
+        "UPDATE message SET low = 0, sender = high",
+        "UPDATE message SET high = 99, sender = low",
+        "UPDATE dialog SET user = 99 WHERE user < peer",
+        "UPDATE dialog SET peer = 99 WHERE user < peer",
+    ],
+)
+async def test_a_row_of_nobody_is_found_after_an_unclean_stop(ready: Bench, damage: str) -> None:
+    await ready.send(ANN, BOB)
+    await ready.close()
+    connection = _database(ready)
+    connection.execute(damage)
+    connection.close()
+    (ready.folder / "incarnation").unlink()
+    with pytest.raises(StoreUnusable, match="a row refers to a person who isn't there"):
+        await ready.open()
+
+
 async def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnusable, match="can't be made"):

@@ -26,6 +26,14 @@ BUSY_TIMEOUT = 2.0
 
 _log = logging.getLogger(__name__)
 
+_STRAYS = """
+    SELECT EXISTS (SELECT 1 FROM dialog
+            WHERE user NOT IN (SELECT key FROM person) OR peer NOT IN (SELECT key FROM person))
+        OR EXISTS (SELECT 1 FROM message
+            WHERE low NOT IN (SELECT key FROM person) OR high NOT IN (SELECT key FROM person))
+"""
+"""References to people who don't exist, where a declared foreign key would cost the writer a lookup a row."""
+
 
 class SqliteStore:
     """`duologue.domain.ports.Store` in one folder. Made by `open`; one process at a time."""
@@ -177,7 +185,7 @@ def _check(connection: apsw.Connection) -> None:
     if verdict != "ok":
         words = " ".join(str(verdict).split())
         raise StoreUnusable(f"{connection.filename} is damaged ({words}); restore a backup")
-    if connection.execute("PRAGMA foreign_key_check").fetchall():
+    if connection.execute("PRAGMA foreign_key_check").fetchall() or connection.execute(_STRAYS).get:
         raise StoreUnusable(
             f"{connection.filename} is damaged (a row refers to a person who isn't there); restore a backup"
         )

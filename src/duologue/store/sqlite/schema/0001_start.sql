@@ -18,9 +18,11 @@ CREATE TABLE session (
 ) STRICT, WITHOUT ROWID;
 
 -- A rowid table on purpose: messages go to its end, and only the two slim indexes are written at random places.
+-- Without REFERENCES, here and in dialog: the writer takes each key from the row of its person, and people are never
+-- deleted, so a lookup a column would prove it a second time (docs/decisions/store-sqlite.md).
 CREATE TABLE message (
-    low               INTEGER NOT NULL REFERENCES person (key),
-    high              INTEGER NOT NULL REFERENCES person (key),
+    low               INTEGER NOT NULL,
+    high              INTEGER NOT NULL,
     seq               INTEGER NOT NULL,
     rev               INTEGER NOT NULL,
     sender            INTEGER NOT NULL,
@@ -37,8 +39,8 @@ CREATE UNIQUE INDEX message_by_id ON message (low, high, sender, id);
 -- One row for each side. Every change that a user can see takes the user's next version and is written to its row here,
 -- so the user's version is the greatest one of their rows.
 CREATE TABLE dialog (
-    user          INTEGER NOT NULL REFERENCES person (key),
-    peer          INTEGER NOT NULL REFERENCES person (key),
+    user          INTEGER NOT NULL,
+    peer          INTEGER NOT NULL,
     seq           INTEGER NOT NULL,
     rev           INTEGER NOT NULL,
     received      INTEGER NOT NULL,
