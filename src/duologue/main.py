@@ -25,7 +25,7 @@ from duologue.domain.limits import ChatLimits
 from duologue.domain.ports import Pending
 from duologue.domain.rate import KeyedBuckets
 from duologue.server.app import build_app
-from duologue.server.gateway import Gateway
+from duologue.server.gateway import ARGUMENTS, Gateway
 from duologue.server.outcomes import Outcomes
 from duologue.server.transport import SocketServer, TransportConfig
 from duologue.settings import Settings
@@ -184,7 +184,12 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
         return connections.take(address, clock.monotonic()) or None
 
     transport = SocketServer(
-        gateway, _transport_config(settings), Limits(max_payload=settings.max_payload), admit=admit
+        gateway,
+        _transport_config(settings),
+        Limits(max_payload=settings.max_payload),
+        admit=admit,
+        types=ARGUMENTS,
+        on_typed_event=gateway.on_typed_event,
     )
 
     async def leave() -> None:

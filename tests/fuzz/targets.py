@@ -19,12 +19,15 @@ from duologue.domain.errors import Refusal
 from duologue.domain.identity import check_user_id
 from duologue.domain.names import normalise_username
 from duologue.server import events
+from duologue.server.gateway import ARGUMENTS
 from duologue.wire import (
     Ack,
     Connect,
     Event,
     Limits,
     Namespaces,
+    Schemas,
+    TypedEvent,
     Violation,
     encode_ack,
     encode_event,
@@ -37,6 +40,8 @@ from duologue.wire.namespaces import Input
 from duologue.wire.socketio import Announced, decode
 
 LIMITS: Final = Limits(payload_packets=100, fragments=16, namespaces=4)
+
+_SCHEMAS: Final = Schemas(ARGUMENTS, LIMITS)
 
 SEPARATOR: Final = b"\x1e"
 BINARY_MARK: Final = b"b"
@@ -105,7 +110,7 @@ def socketio_packet(data: bytes) -> None:
 
 def socketio_connection(data: bytes) -> None:
     """A connection's packets in order, separated by the separator; binary ones begin with `b`, as in a payload."""
-    connection = Namespaces(LIMITS)
+    connection = Namespaces(LIMITS, _SCHEMAS)
     for packet in data.split(SEPARATOR):
         if packet.startswith(BINARY_MARK):
             received = connection.receive_binary(packet[1:])
@@ -113,6 +118,11 @@ def socketio_connection(data: bytes) -> None:
             received = connection.receive_text(b"4" + packet)
         if isinstance(received, Violation):
             return
+        if isinstance(received, TypedEvent):
+            general = decode(b"4" + packet, LIMITS)
+            assert isinstance(general, Event)
+            assert (general.name, general.ack_id) == (received.name, received.ack_id)
+            assert msgspec.json.decode(general.args[0], type=ARGUMENTS[received.name]) == received.argument
         if isinstance(received, Connect):
             assert connection.apply(received.namespace, Input.ACCEPT)
         elif isinstance(received, Event | Ack) and received.attachments:

@@ -40,7 +40,7 @@ class CatchUp:
             # The events came conversation by conversation, not version by version: only now is the cursor reached.
             last = page.conversations[0]
             receipt = events.receipt(client.user_id, last.peer.id, last.mine.received, last.mine.read)
-            self._emit(client, "receipt", events.with_cursor(receipt, self._store.epoch.encode(), page.version))
+            self._emit(client, "receipt", events.with_cursor(receipt, self._store.epoch, page.version))
         self._hub.go_live(client, page.version)
 
     def _send(self, client: Client, conversation: Conversation) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import msgspec
 
+from duologue.domain.cursor import format_cursor
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import Conversation, Message, Person, SyncPage, User
+from duologue.domain.ports import PendingMessage
 
 IsOnline = Callable[[str], bool]
 
@@ -85,9 +87,21 @@ def message(content: str, sender: str, to: str, id: str, seq: int, rev: int, at:
     return encode(_Message(content, sender, to, id, seq, rev, at))
 
 
-def with_cursor(event: bytes, epoch: bytes, version: int) -> bytes:
+def message_packet(message_: PendingMessage, content: str, epoch: str, version: int) -> bytes:
+    """The whole packet of a live `private message`. `content` is JSON already; nothing else here needs escaping.
+
+    The hot path: a format string takes a third of the time of an encoder and what it takes to add the cursor.
+    """
+    return (
+        f'42["private message",{{"content":{content},"from":"{message_.sender}","to":"{message_.recipient}",'
+        f'"id":"{message_.id}","seq":{message_.seq},"rev":{message_.rev},"at":{message_.at},'
+        f'"cursor":"{epoch}.{version}"}}]'
+    ).encode()
+
+
+def with_cursor(event: bytes, epoch: str, version: int) -> bytes:
     """The same JSON object with the field `cursor` (which needs no escaping), so that it's encoded once for all."""
-    return b'%b,"cursor":"%b.%d"}' % (event[:-1], epoch, version)
+    return b'%b,"cursor":"%b"}' % (event[:-1], format_cursor(epoch, version).encode())
 
 
 def stored(message_: Message) -> msgspec.Raw:

@@ -7,6 +7,7 @@ sockets. Whatever reads the store runs in an owned task with a time-out; how man
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -38,10 +39,16 @@ ADMISSION_TIMEOUT: Final = 60.0
 _BAD_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for raw JSON that isn't the struct asked for."""
 
-_decode_message = msgspec.json.Decoder(events.PrivateMessage).decode
-_decode_position = msgspec.json.Decoder(events.Position).decode
-_decode_typing = msgspec.json.Decoder(events.Typing).decode
-_request_decoders = {name: msgspec.json.Decoder(type_).decode for name, (type_, _) in REQUESTS.items()}
+ARGUMENTS: Final[dict[str, type[msgspec.Struct]]] = {
+    "private message": events.PrivateMessage,
+    "received": events.Position,
+    "read": events.Position,
+    "typing": events.Typing,
+    **{name: type_ for name, (type_, _) in REQUESTS.items()},
+}
+"""The type of each event's argument. Those that fit come by `on_typed_event`."""
+
+_decoders = {name: msgspec.json.Decoder(type_).decode for name, type_ in ARGUMENTS.items()}
 
 
 class Gateway:
@@ -59,11 +66,12 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._admissions: dict[Socket, asyncio.Task[None]] = {}
         self._draining = False
-        self._handlers: dict[str, Callable[[Client, msgspec.Raw, int | None], None]] = {
+        self._handlers: dict[str, Callable[[Client, Any, int | None], None]] = {
             "private message": self._private_message,
             "received": self._received,
             "read": self._read,
             "typing": self._typing,
+            **{name: functools.partial(self._request, name) for name in REQUESTS},
         }
 
     async def start(self) -> None:
@@ -98,42 +106,46 @@ class Gateway:
             self.hub.detach(client)
             self.presence.depart(client)
 
+    def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
+        client: Client = socket.data
+        try:
+            self._permit(client)
+            self._handlers[name](client, argument, ack_id)
+        except Refusal as refusal:
+            refuse(client, name, ack_id, refusal, argument.id if name == "private message" else None)
+
     def on_event(
         self, socket: Socket, name: str, args: list[msgspec.Raw], ack_id: int | None, attachments: tuple[bytes, ...]
     ) -> None:
+        """What `on_typed_event` doesn't get: arguments too many, or of another type."""
         client: Client = socket.data
         try:
-            if self._draining:
-                raise Refusal(Code.UNAVAILABLE, "the server is shutting down")
-            client.sender.spend()
+            self._permit(client)
             if not args or attachments:
                 raise Refusal(Code.BAD_REQUEST, "one argument is needed, without attachments")
-            handler = self._handlers.get(name)
-            if handler is not None:
-                handler(client, args[0], ack_id)
-            elif name in REQUESTS:
-                self._request(client, name, args[0], ack_id)
-            else:
+            if name not in self._handlers:
                 raise Refusal(Code.UNKNOWN_EVENT)
+            self._handlers[name](client, _decoders[name](args[0]), ack_id)
         except Refusal as refusal:
             refuse(client, name, ack_id, refusal, _message_id(args) if name == "private message" else None)
         except _BAD_JSON as error:
             refuse(client, name, ack_id, Refusal(Code.BAD_REQUEST, str(error)))
 
-    def _private_message(self, client: Client, raw: msgspec.Raw, ack_id: int | None) -> None:
-        asked = _decode_message(raw)
+    def _permit(self, client: Client) -> None:
+        if self._draining:
+            raise Refusal(Code.UNAVAILABLE, "the server is shutting down")
+        client.sender.spend()
+
+    def _private_message(self, client: Client, asked: events.PrivateMessage, ack_id: int | None) -> None:
         client.sender.message(asked.to, asked.content, asked.id, (client, ack_id))
 
-    def _received(self, client: Client, raw: msgspec.Raw, ack_id: int | None) -> None:
-        asked = _decode_position(raw)
+    def _received(self, client: Client, asked: events.Position, ack_id: int | None) -> None:
         client.sender.receipt(asked.peer, asked.seq, 0, (client, ack_id))
 
-    def _read(self, client: Client, raw: msgspec.Raw, ack_id: int | None) -> None:
-        asked = _decode_position(raw)
+    def _read(self, client: Client, asked: events.Position, ack_id: int | None) -> None:
         client.sender.receipt(asked.peer, asked.seq, asked.seq, (client, ack_id))
 
-    def _typing(self, client: Client, raw: msgspec.Raw, ack_id: int | None) -> None:
-        asked = _decode_typing(raw)
+    def _typing(self, client: Client, asked: events.Typing, ack_id: int | None) -> None:
         check_user_id(asked.to)
         if self._bus.wanted(asked.to):
             packet = encode_event("typing", events.encode({"from": client.user_id}))
@@ -141,8 +153,7 @@ class Gateway:
         if ack_id is not None:
             client.socket.ack(ack_id, b"{}")
 
-    def _request(self, client: Client, name: str, raw: msgspec.Raw, ack_id: int | None) -> None:
-        asked = _request_decoders[name](raw)
+    def _request(self, name: str, client: Client, asked: Any, ack_id: int | None) -> None:
         if client.requests >= self._limits.request_limit:
             raise Refusal(Code.OVERLOADED, f"{client.requests} requests are under way")
         client.requests += 1
@@ -213,6 +224,6 @@ class Gateway:
 def _message_id(args: list[msgspec.Raw]) -> str | None:
     """The id of a refused message, so that a client that asked for no ack can tell which one it was."""
     try:
-        return _decode_message(args[0]).id
+        return msgspec.json.decode(args[0], type=events.PrivateMessage).id
     except (IndexError, *_BAD_JSON):
         return None

@@ -13,9 +13,8 @@ from duologue.server.hub import Client, Hub
 from duologue.server.presence import connected_packet
 from duologue.wire import encode_event
 
-_MESSAGE = encode_event("private message")[:-1] + b","
 _RECEIPT = encode_event("receipt")[:-1] + b","
-"""The packets up to their argument."""
+"""The packet up to its argument."""
 
 Origin = tuple[Client, int | None]
 """What the gateway submits with a write: who asked, and the id of the ack they want."""
@@ -27,7 +26,7 @@ class Outcomes:
     def __init__(self, hub: Hub, bus: Bus, epoch: str) -> None:
         self._hub = hub
         self._bus = bus
-        self._epoch = epoch.encode()
+        self._epoch = epoch
 
     def __call__(self, batch: Sequence[Pending]) -> None:
         for pending in batch:
@@ -42,25 +41,29 @@ class Outcomes:
         if pending.failure is not None:
             refuse(client, "private message", ack_id, Refusal(pending.failure), pending.id)
             return
+        socket = client.socket
         if ack_id is not None:
             # A UUID needs no escaping, so the ack can be put together without an encoder.
-            client.socket.ack(ack_id, b'{"id":"%b","seq":%d,"at":%d}' % (pending.id.encode(), pending.seq, pending.at))
+            socket.ack(ack_id, f'{{"id":"{pending.id}","seq":{pending.seq},"at":{pending.at}}}'.encode())
         if pending.duplicate:
             return
-        sender, recipient = pending.sender, pending.recipient
-        to_recipient = sender != recipient and self._bus.wanted(recipient)
-        to_sender = self._bus.wanted(sender, besides=1)
+        sender, recipient, bus = pending.sender, pending.recipient, self._bus
+        to_recipient = sender != recipient and bus.wanted(recipient)
+        to_sender = bus.wanted(sender, 1)
         if not to_sender:
             self._hub.advance(client, pending.sender_version)
             if not to_recipient:
                 return
-        event = events.message(pending.content, sender, recipient, pending.id, pending.seq, pending.rev, pending.at)
+        content = events.encode(pending.content).decode()
         if pending.recipient_name is not None:
-            self._introduce(client.sender.user, User(recipient, pending.recipient_name), client.socket.id)
+            self._introduce(client.sender.user, User(recipient, pending.recipient_name), socket.id)
         if to_recipient:
-            self._publish(recipient, pending.recipient_version, _MESSAGE, event)
+            version = pending.recipient_version
+            bus.publish(recipient, version, events.message_packet(pending, content, self._epoch, version))
         if to_sender:
-            self._publish(sender, pending.sender_version, _MESSAGE, event, client.socket.id)
+            version = pending.sender_version
+            packet = events.message_packet(pending, content, self._epoch, version)
+            bus.publish(sender, version, packet, socket.id)
 
     def _introduce(self, sender: User, recipient: User, origin: str) -> None:
         """Before the first message of a conversation each side is told who the other is."""
@@ -82,9 +85,9 @@ class Outcomes:
         user, peer = pending.user, pending.peer
         event = events.receipt(user, peer, pending.received, pending.read)
         if user != peer:
-            self._publish(peer, pending.peer_version, _RECEIPT, event)
-        self._publish(user, pending.user_version, _RECEIPT, event, client.socket.id)
+            self._publish_receipt(peer, pending.peer_version, event)
+        self._publish_receipt(user, pending.user_version, event, client.socket.id)
 
-    def _publish(self, user: str, version: int, prefix: bytes, event: bytes, exclude: str = "") -> None:
-        packet = b"%b%b]" % (prefix, events.with_cursor(event, self._epoch, version))
+    def _publish_receipt(self, user: str, version: int, event: bytes, exclude: str = "") -> None:
+        packet = b"%b%b]" % (_RECEIPT, events.with_cursor(event, self._epoch, version))
         self._bus.publish(user, version, packet, exclude)

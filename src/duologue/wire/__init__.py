@@ -23,6 +23,7 @@ from duologue.wire.socketio import (
     encode_disconnect,
     encode_event,
 )
+from duologue.wire.typed import Schemas, TypedEvent
 from duologue.wire.violation import Violation
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "Frame",
     "Limits",
     "Namespaces",
+    "Schemas",
+    "TypedEvent",
     "Violation",
     "encode_ack",
     "encode_connect",

@@ -22,6 +22,10 @@ def websocket_frame(payload: bytes, opcode: int = _TEXT) -> bytes:
     return bytes((opcode, 127)) + size.to_bytes(8, "big") + payload
 
 
+_HEADERS = [websocket_frame(bytes(size))[: -size or None] for size in range(1024)]
+"""The headers of the text frames that a chat is made of, by their size."""
+
+
 class Frame:
     """An Engine.IO packet, with its binary attachments, ready for both transports.
 
@@ -34,8 +38,7 @@ class Frame:
 
     def __init__(self, packet: bytes, attachments: Sequence[bytes] = ()) -> None:
         size = len(packet)
-        # What `websocket_frame` does, without the call: most packets of a chat are of this size.
-        self.ws = b"\x81~%c%c%b" % (size >> 8, size & 255, packet) if 125 < size < 65_536 else websocket_frame(packet)
+        self.ws = _HEADERS[size] + packet if size < len(_HEADERS) else websocket_frame(packet)
         if attachments:
             self.ws = b"".join((self.ws, *(websocket_frame(item, _BINARY) for item in attachments)))
         self._attachments = attachments

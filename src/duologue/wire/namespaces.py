@@ -23,7 +23,8 @@ import enum
 
 from duologue.wire.attachments import resolve_attachments
 from duologue.wire.limits import Limits
-from duologue.wire.socketio import Ack, Announced, Connect, Disconnect, Event, decode
+from duologue.wire.socketio import MAIN, Ack, Announced, Connect, Disconnect, Event, decode
+from duologue.wire.typed import Schemas, TypedEvent
 from duologue.wire.violation import Violation
 
 
@@ -63,7 +64,7 @@ _BY_SERVER: dict[tuple[State, Input], State] = {
     (State.CONNECTED, Input.DISCONNECT): State.DISMISSED,
 }
 
-Received = Connect | Disconnect | Event | Ack | Violation | None
+Received = Connect | Disconnect | Event | TypedEvent | Ack | Violation | None
 """None: nothing to tell, either because attachments are missing or because the packet came after a dismissal."""
 
 
@@ -71,13 +72,14 @@ class Namespaces:
     """Feed it text and binary messages in order of arrival; it returns what happened.
 
     After a `Violation` the connection is to be closed and the object not used any more. Holds at most one unfinished
-    binary packet, of at most `Limits.attachment_bytes`.
+    binary packet, of at most `Limits.attachment_bytes`. Events that `schemas` takes come as `TypedEvent`.
     """
 
-    __slots__ = ("_announced", "_attachments", "_limits", "_states")
+    __slots__ = ("_announced", "_attachments", "_limits", "_schemas", "_states")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, schemas: Schemas | None = None) -> None:
         self._limits = limits
+        self._schemas = schemas
         self._states: dict[str, State] = {}
         self._announced: Announced | None = None
         self._attachments: list[bytes] | None = None
@@ -91,6 +93,10 @@ class Namespaces:
         """`packet` is a whole Engine.IO text message, `4` included."""
         if self._announced is not None:
             return Violation("text packet where an attachment was due")
+        if self._schemas is not None and self._states.get(MAIN) is _CONNECTED:
+            typed = self._schemas.decode(packet)
+            if typed is not None:
+                return typed
         decoded = decode(packet, self._limits)
         kind = type(decoded)
         # The hot path, for which a look into the table would cost as much as the rest of this function.

@@ -50,6 +50,12 @@ The server::
     await server.stop()           # drain, then ends the task
     server.counters               # connections, slow readers closed, violations, ...
 
+An application whose events have types may have them decoded in the same pass that reads the packet: the events of the
+main namespace with one argument of the type that `types` has for their name go to `on_typed_event(socket, name, argument,
+ack_id)`; whatever differs in any way goes to `on_event` as ever::
+
+    SocketServer(app, ..., types={"private message": PrivateMessage}, on_typed_event=app.on_typed_event)
+
 `admit(address) -> float | None` is asked once a handshake: None lets the peer in, seconds refuse it with 429 and
 Retry-After.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Raw
 
@@ -14,7 +14,8 @@ from duologue.server.transport.socket import Socket
 from duologue.server.transport.wheel import Wheel
 from duologue.wire.limits import Limits
 from duologue.wire.namespaces import Input, Namespaces, Received
-from duologue.wire.socketio import Ack, Connect, Disconnect, Event
+from duologue.wire.socketio import MAIN, Ack, Connect, Disconnect, Event
+from duologue.wire.typed import Schemas, TypedEvent
 from duologue.wire.violation import Violation
 
 log = logging.getLogger("duologue.transport")
@@ -37,11 +38,21 @@ class App(Protocol):
 AckHandler = Callable[[Socket, int, list[Raw], tuple[bytes, ...]], None]
 """Gets what clients answer to events that were sent with an ack id."""
 
+TypedHandler = Callable[[Socket, str, Any, int | None], None]
+"""Gets the events that the server's schemas take: name, argument, ack id. All others go to `App.on_event`."""
+
+
+class TypedEvents(NamedTuple):
+    """The types that an application's events have in the main namespace, and who gets them."""
+
+    schemas: Schemas
+    handler: TypedHandler
+
 
 class Connection:
     """Sits on a session (`session.Handler`). In no namespace for `connect_timeout`, the session is closed."""
 
-    __slots__ = ("_app", "_connect_timeout", "_namespaces", "_on_ack", "_sockets", "_wheel", "due", "session")
+    __slots__ = ("_app", "_connect_timeout", "_namespaces", "_on_ack", "_sockets", "_typed", "_wheel", "due", "session")
 
     def __init__(
         self,
@@ -51,6 +62,7 @@ class Connection:
         wheel: Wheel,
         connect_timeout: float,
         on_ack: AckHandler | None,
+        typed: TypedEvents | None,
     ) -> None:
         self.session = session
         self.due = 0
@@ -58,7 +70,8 @@ class Connection:
         self._on_ack = on_ack
         self._wheel = wheel
         self._connect_timeout = connect_timeout
-        self._namespaces = Namespaces(limits)
+        self._typed = typed
+        self._namespaces = Namespaces(limits, None if typed is None else typed.schemas)
         self._sockets: dict[str, Socket] = {}
         wheel.schedule(self, connect_timeout)
 
@@ -100,7 +113,10 @@ class Connection:
 
     def _dispatch(self, received: Received) -> None:
         try:
-            if type(received) is Event:
+            if type(received) is TypedEvent:
+                assert self._typed is not None
+                self._typed.handler(self._sockets[MAIN], received.name, received.argument, received.ack_id)
+            elif type(received) is Event:
                 socket = self._sockets[received.namespace]
                 self._app.on_event(socket, received.name, received.args, received.ack_id, received.attachments)
             elif isinstance(received, Violation):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from duologue.server.transport.config import TransportConfig
-from duologue.server.transport.connection import AckHandler, App, Connection
+from duologue.server.transport.connection import AckHandler, App, Connection, TypedEvents, TypedHandler
 from duologue.server.transport.counters import Counters
 from duologue.server.transport.engine import Admit, Engine
 from duologue.server.transport.http_protocol import http_protocol
@@ -15,6 +15,7 @@ from duologue.server.transport.picows_protocol import websocket_protocol
 from duologue.server.transport.polling import PollingEndpoint
 from duologue.server.transport.session import Session
 from duologue.wire.limits import Limits
+from duologue.wire.typed import Schemas
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,11 +35,16 @@ class SocketServer:
         *,
         admit: Admit | None = None,
         on_ack: AckHandler | None = None,
+        types: Mapping[str, type] | None = None,
+        on_typed_event: TypedHandler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._on_ack = on_ack
         self._engine = Engine(self._connection, config, limits, admit=admit, clock=clock)
+        self._typed: TypedEvents | None = None
+        if types is not None and on_typed_event is not None:
+            self._typed = TypedEvents(Schemas(types, self._engine.limits), on_typed_event)
 
     @property
     def asgi(self) -> PollingEndpoint:
@@ -65,4 +71,5 @@ class SocketServer:
 
     def _connection(self, session: Session) -> Connection:
         engine = self._engine
-        return Connection(session, self._app, engine.limits, engine.wheel, engine.config.connect_timeout, self._on_ack)
+        timeout = engine.config.connect_timeout
+        return Connection(session, self._app, engine.limits, engine.wheel, timeout, self._on_ack, self._typed)

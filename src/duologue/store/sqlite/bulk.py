@@ -3,10 +3,14 @@
 SQLite is given a list of `VALUES` with a place for each column of each row. That is a quarter faster than one JSON text
 read by `json_each` (docs/decisions/store-sqlite.md). The lists come in a few sizes only, so that each is prepared once;
 places that are left over are NULL, and a row whose first column is NULL is passed over.
+
+A conflict takes the whole transaction with it (`OR ROLLBACK`), which is what the writer wants of it: to undo the one
+statement alone SQLite would copy each page before it is first changed, a quarter of the time of a batch.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import apsw
@@ -22,7 +26,7 @@ class BulkInsert:
         self._width = len(columns)
         row = "(" + ",".join("?" * self._width) + ")"
         self._texts = {
-            size: f"INSERT INTO {table} ({', '.join(columns)}) "
+            size: f"INSERT OR ROLLBACK INTO {table} ({', '.join(columns)}) "
             f"SELECT * FROM (VALUES {','.join([row] * size)}) WHERE column1 IS NOT NULL {tail}"
             for size in SIZES
         }
@@ -34,7 +38,7 @@ class BulkInsert:
             left = len(rows) - done
             # The smallest statement that takes all that is left, or the largest.
             size = next((size for size in reversed(SIZES) if size >= left), SIZES[0])
-            flat: list[int | str | None] = [value for row in rows[done : done + size] for value in row]
+            flat: list[int | str | None] = list(itertools.chain.from_iterable(rows[done : done + size]))
             flat += [None] * (size * self._width - len(flat))
             connection.execute(self._texts[size], flat)
             done += size

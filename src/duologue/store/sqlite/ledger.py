@@ -108,12 +108,14 @@ class Ledger:
         self._accounts: dict[str, Account] = {}
         self._heads: dict[Pair, Head] = {}
         self._touched: dict[Pair, Head] = {}
-        self._named: set[str] = set()
+        self._batch: Sequence[Pending] = ()
+        self._complete = True
         self._receipts: list[tuple[PendingReceipt, int, int]] = []
 
     def keys(self, batch: Sequence[Pending]) -> list[MessageKey]:
         """The identities of the batch's messages between known people, for a search for earlier ones."""
-        self._read_accounts(batch)
+        self._begin(batch)
+        self._read_accounts()
         found = []
         for work in batch:
             if isinstance(work, PendingMessage):
@@ -122,26 +124,29 @@ class Ledger:
                     found.append(key)
         return found
 
-    def enter(self, batch: Sequence[Pending], at: int, earlier: dict[MessageKey, Stored] | None) -> Entries:
+    def enter(  # noqa: C901 - the hot path, a call saved for each part that is not a function of its own
+        self, batch: Sequence[Pending], at: int, earlier: dict[MessageKey, Stored] | None
+    ) -> Entries:
         """Fill in the outcome of each item and return the rows to write.
 
         With `earlier` None every message is taken for a new one: cheap, and the database's unique index contradicts
         where that is wrong. Else `earlier` has every stored message that an item of the batch repeats, and repetitions
         within the batch are found here.
         """
-        self._read_accounts(batch)
-        self._read_heads(batch)
+        self._begin(batch)
         accounts, heads, touched = self._accounts, self._heads, self._touched
         rows: list[MessageRow] = []
         for work in batch:
             if isinstance(work, PendingReceipt):
                 self._enter_receipt(work)
                 continue
-            sender = accounts.get(work.sender)
-            recipient = accounts.get(work.recipient)
+            sender, recipient = accounts.get(work.sender), accounts.get(work.recipient)
             if sender is None or recipient is None:
-                work.failure = Code.UNKNOWN_USER
-                continue
+                self._read()
+                sender, recipient = accounts.get(work.sender), accounts.get(work.recipient)
+                if sender is None or recipient is None:
+                    work.failure = Code.UNKNOWN_USER
+                    continue
             mine, yours = sender.key, recipient.key
             pair = (mine, yours) if mine <= yours else (yours, mine)
             if earlier is not None:
@@ -150,7 +155,10 @@ class Ledger:
                 if before is not None:
                     _repeat(work, before)
                     continue
-            head = heads[pair]
+            head = heads.get(pair)
+            if head is None:
+                self._read()
+                head = heads[pair]
             touched[pair] = head
             seq = head.seq = head.seq + 1
             rev = head.rev = head.rev + 1
@@ -175,7 +183,8 @@ class Ledger:
             if earlier is not None:
                 earlier[key] = Stored(seq, rev, at, version, peer_version, work.content)
             rows.append((pair[0], pair[1], seq, rev, mine, work.id, at, version, peer_version, work.content))
-        return Entries(rows, [row for head in touched.values() for row in _dialogs(head)])
+        # In the order of the table: neighbours share pages, and a page is found again while it's warm.
+        return Entries(rows, sorted(row for head in touched.values() for row in _dialogs(head)))
 
     def settle(self) -> None:
         """The batch was committed: its values are the truth now. Bounds the caches."""
@@ -190,35 +199,39 @@ class Ledger:
         """The batch was rolled back: drop what it changed and give the receipts their questions back."""
         for pair in self._touched:
             self._heads.pop(pair, None)
-        for name in self._named:
+        for name in _names(self._batch):
             self._accounts.pop(name, None)
         for receipt, received, read in self._receipts:
             receipt.received, receipt.read = received, read
             receipt.user_version = receipt.peer_version = 0
         self._clear()
 
+    def _begin(self, batch: Sequence[Pending]) -> None:
+        self._batch = batch
+        self._complete = False
+
     def _clear(self) -> None:
         self._touched = {}
-        self._named = set()
+        self._batch = ()
         self._receipts = []
 
-    def _read_accounts(self, batch: Sequence[Pending]) -> None:
-        named = self._named
-        for work in batch:
-            if isinstance(work, PendingMessage):
-                named.add(work.sender)
-                named.add(work.recipient)
-            else:
-                named.add(work.user)
-                named.add(work.peer)
-        missing = [name for name in named if name not in self._accounts and name.isascii()]
+    def _read(self) -> None:
+        """Read all that the batch needs and the caches don't have, two queries at most, when the first of it is missed:
+        mostly everything is there. What isn't found now doesn't exist."""
+        if not self._complete:
+            self._complete = True
+            self._read_accounts()
+            self._read_heads()
+
+    def _read_accounts(self) -> None:
+        missing = [name for name in _names(self._batch) if name not in self._accounts and name.isascii()]
         if missing:
             self._accounts.update(self._load_accounts(missing))
 
-    def _read_heads(self, batch: Sequence[Pending]) -> None:
+    def _read_heads(self) -> None:
         accounts, heads = self._accounts, self._heads
         missing: set[Pair] = set()
-        for work in batch:
+        for work in self._batch:
             if isinstance(work, PendingMessage):
                 one, other = accounts.get(work.sender), accounts.get(work.recipient)
             else:
@@ -241,6 +254,7 @@ class Ledger:
         return min(sender.key, recipient.key), max(sender.key, recipient.key), sender.key, work.id
 
     def _enter_receipt(self, work: PendingReceipt) -> None:
+        self._read()
         self._receipts.append((work, work.received, work.read))
         user, peer = self._accounts.get(work.user), self._accounts.get(work.peer)
         if user is None or peer is None:
@@ -268,6 +282,18 @@ class Ledger:
         else:
             head.high_received, head.high_read = new_received, new_read
             head.low_version, head.high_version = work.peer_version, work.user_version
+
+
+def _names(batch: Sequence[Pending]) -> set[str]:
+    names = set()
+    for work in batch:
+        if isinstance(work, PendingMessage):
+            names.add(work.sender)
+            names.add(work.recipient)
+        else:
+            names.add(work.user)
+            names.add(work.peer)
+    return names
 
 
 def _repeat(work: PendingMessage, before: Stored) -> None:

@@ -42,6 +42,8 @@ class SqliteStore:
         self, epoch: str, committer: Committer, writer: Writer, readers: Readers, folder: Folder, clock: Clock
     ) -> None:
         self.epoch = epoch
+        self.submit: Callable[[Pending], None] = committer.submit
+        """`Store.submit`; the committer's own, for it is called for every message."""
         self._committer = committer
         self._writer = writer
         self._readers = readers
@@ -88,9 +90,6 @@ class SqliteStore:
         readers = Readers(reading, clock, committer.fail)
         committer.start()
         return cls(epoch, committer, writer, readers, held, clock)
-
-    def submit(self, pending: Pending) -> None:
-        self._committer.submit(pending)
 
     async def create_guest(self, user: User, token_hash: bytes) -> None:
         future = asyncio.get_running_loop().create_future()

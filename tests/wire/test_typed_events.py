@@ -1,0 +1,91 @@
+"""`typed`: the short cut takes what fits, and never says anything else than the general decoder would."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duologue.wire import Event, Limits, Namespaces, Schemas, TypedEvent, Violation
+from duologue.wire.namespaces import Input
+from duologue.wire.socketio import decode
+
+
+class Note(msgspec.Struct):
+    text: str
+    count: int | None = None
+
+
+LIMITS = Limits(ack_digits=6, nesting=4)
+SCHEMAS = Schemas({"note": Note, "a note": Note}, LIMITS)
+
+GOOD = [
+    (b'42["note",{"text":"hi"}]', TypedEvent("note", Note("hi"), None)),
+    (b'427["a note",{"text":"hi","count":3}]', TypedEvent("a note", Note("hi", 3), 7)),
+    (b'42000007["note", {"count":null,"text":"gr\xc3\xbc\xc3\x9fe"} ]', TypedEvent("note", Note("grüße"), 7)),
+    (b'420["note",{"text":"[{","x":1}]', TypedEvent("note", Note("[{"), 0)),
+]
+
+DECLINED = [
+    b'420["note",{"text":"so many brackets that it might be deep: [[["}]',
+    b"4", b"42", b"42[]", b'42["note"]', b'42["note",1]', b'42["note",{"text":1}]', b'42["note",{}]',
+    b'42["other",{"text":"x"}]',
+    b'42["note",{"text":"x"},1]', b'42["note",{"text":"x"}', b'42["note",{"text":"x"}]]', b'42[note",{"text":"x"}]',
+    b'42["n\\u006fte",{"text":"x"}]', b'42/n,["note",{"text":"x"}]', b'42-1["note",{"text":"x"}]', b'42+1["note",{"text":"x"}]',
+    b'42 1["note",{"text":"x"}]', b'421_0["note",{"text":"x"}]', b'421234567["note",{"text":"x"}]', b'43["note",{"text":"x"}]',
+    b'451-["note",{"text":"x"}]', b'42["note",{"text":"\xff"}]', b'42["note",{"text":"x","y":"\xff"}]',
+    b'42["note",{"text":"\\ud800"}]', b'42["note",{"text":"x","y":[[[[]]]]}]', b'42["note",{"text":"x","y":NaN}]',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("packet", "expected"), GOOD, ids=repr)
+def test_what_fits(packet: bytes, expected: TypedEvent) -> None:
+    assert SCHEMAS.decode(packet) == expected
+
+
+@pytest.mark.parametrize("packet", DECLINED, ids=repr)
+def test_what_does_not_fit_is_left_to_the_general_decoder(packet: bytes) -> None:
+    assert SCHEMAS.decode(packet) is None
+
+
+@st.composite
+def harmed(draw: st.DrawFn) -> bytes:
+    """A packet with a few bytes replaced, inserted or removed."""
+    packet = bytearray(draw(st.sampled_from([packet for packet, _ in GOOD] + DECLINED)))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(packet)))
+        packet[at : at + draw(st.integers(0, 2))] = draw(
+            st.one_of(
+                st.binary(max_size=2),
+                st.sampled_from([b'"', b"[", b"]", b"{", b"}", b"\\", b",", b" ", b"1", b"\\u0000"]),
+            )
+        )
+    return bytes(packet)
+
+
+@given(harmed())
+def test_both_decoders_agree(packet: bytes) -> None:
+    typed = SCHEMAS.decode(packet)
+    if typed is not None:
+        general = decode(packet, LIMITS)
+        assert isinstance(general, Event)
+        assert (general.name, general.ack_id, general.namespace) == (typed.name, typed.ack_id, "/")
+        (argument,) = general.args
+        assert msgspec.json.decode(argument, type=Note) == typed.argument
+
+
+def test_only_a_connected_peer_gets_that_far() -> None:
+    packet, expected = GOOD[0]
+    namespaces = Namespaces(LIMITS, SCHEMAS)
+    assert namespaces.receive_text(packet) == Violation("event outside a namespace")
+    namespaces = Namespaces(LIMITS, SCHEMAS)
+    namespaces.receive_text(b"40")
+    assert namespaces.apply("/", Input.ACCEPT)
+    assert namespaces.receive_text(packet) == expected
+    namespaces.receive_text(b'451-["x",{"_placeholder":true,"num":0}]')
+    assert namespaces.receive_text(packet) == Violation("text packet where an attachment was due")
+    namespaces = Namespaces(LIMITS, SCHEMAS)
+    namespaces.receive_text(b"40")
+    namespaces.apply("/", Input.DISCONNECT)
+    assert namespaces.receive_text(packet) is None
