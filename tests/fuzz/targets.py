@@ -122,7 +122,8 @@ def socketio_connection(data: bytes) -> None:
             general = decode(b"4" + packet, LIMITS)
             assert isinstance(general, Event)
             assert (general.name, general.ack_id) == (received.name, received.ack_id)
-            assert msgspec.json.decode(general.args[0], type=ARGUMENTS[received.name]) == received.argument
+            argument = msgspec.json.decode(general.args[0], type=ARGUMENTS[received.name])
+            assert msgspec.to_builtins(argument) == msgspec.to_builtins(received.argument)
         if isinstance(received, Connect):
             assert connection.apply(received.namespace, Input.ACCEPT)
         elif isinstance(received, Event | Ack) and received.attachments:

@@ -24,24 +24,29 @@ GOOD = [
     (b'42["note",{"text":"hi"}]', TypedEvent("note", Note("hi"), None)),
     (b'427["a note",{"text":"hi","count":3}]', TypedEvent("a note", Note("hi", 3), 7)),
     (b'42000007["note", {"count":null,"text":"gr\xc3\xbc\xc3\x9fe"} ]', TypedEvent("note", Note("grüße"), 7)),
-    (b'420["note",{"text":"[{","x":1}]', TypedEvent("note", Note("[{"), 0)),
+    (b'420["note",{"text":"[{[{[["}]', TypedEvent("note", Note("[{[{[["), 0)),
 ]
 
 DECLINED = [
-    b'420["note",{"text":"so many brackets that it might be deep: [[["}]',
     b"4", b"42", b"42[]", b'42["note"]', b'42["note",1]', b'42["note",{"text":1}]', b'42["note",{}]',
     b'42["other",{"text":"x"}]',
     b'42["note",{"text":"x"},1]', b'42["note",{"text":"x"}', b'42["note",{"text":"x"}]]', b'42[note",{"text":"x"}]',
     b'42["n\\u006fte",{"text":"x"}]', b'42/n,["note",{"text":"x"}]', b'42-1["note",{"text":"x"}]', b'42+1["note",{"text":"x"}]',
     b'42 1["note",{"text":"x"}]', b'421_0["note",{"text":"x"}]', b'421234567["note",{"text":"x"}]', b'43["note",{"text":"x"}]',
     b'451-["note",{"text":"x"}]', b'42["note",{"text":"\xff"}]', b'42["note",{"text":"x","y":"\xff"}]',
-    b'42["note",{"text":"\\ud800"}]', b'42["note",{"text":"x","y":[[[[]]]]}]', b'42["note",{"text":"x","y":NaN}]',
+    b'42["note",{"text":"\\ud800"}]', b'42["note",{"text":"x","y":[[[[]]]]}]', b'42["note",{"text":"x","y":1}]',
+    b'42["note",{"text":"x","y":NaN}]',
 ]  # fmt: skip
+
+
+def same(typed: TypedEvent | None, expected: TypedEvent) -> bool:
+    """Compared by their fields, for the argument is of a subclass of its type."""
+    return typed is not None and msgspec.to_builtins(typed) == msgspec.to_builtins(expected)
 
 
 @pytest.mark.parametrize(("packet", "expected"), GOOD, ids=repr)
 def test_what_fits(packet: bytes, expected: TypedEvent) -> None:
-    assert SCHEMAS.decode(packet) == expected
+    assert same(SCHEMAS.decode(packet), expected)
 
 
 @pytest.mark.parametrize("packet", DECLINED, ids=repr)
@@ -72,7 +77,7 @@ def test_both_decoders_agree(packet: bytes) -> None:
         assert isinstance(general, Event)
         assert (general.name, general.ack_id, general.namespace) == (typed.name, typed.ack_id, "/")
         (argument,) = general.args
-        assert msgspec.json.decode(argument, type=Note) == typed.argument
+        assert msgspec.to_builtins(msgspec.json.decode(argument, type=Note)) == msgspec.to_builtins(typed.argument)
 
 
 def test_only_a_connected_peer_gets_that_far() -> None:
@@ -82,7 +87,9 @@ def test_only_a_connected_peer_gets_that_far() -> None:
     namespaces = Namespaces(LIMITS, SCHEMAS)
     namespaces.receive_text(b"40")
     assert namespaces.apply("/", Input.ACCEPT)
-    assert namespaces.receive_text(packet) == expected
+    received = namespaces.receive_text(packet)
+    assert isinstance(received, TypedEvent)
+    assert same(received, expected)
     namespaces.receive_text(b'451-["x",{"_placeholder":true,"num":0}]')
     assert namespaces.receive_text(packet) == Violation("text packet where an attachment was due")
     namespaces = Namespaces(LIMITS, SCHEMAS)

@@ -19,12 +19,12 @@ MAX_POSITION: Final = 2**53
 class Sender:
     """What one user may send. Shared by all their sockets on this node, as is the rate."""
 
-    __slots__ = ("_bucket", "_clock", "_limits", "_store", "user")
+    __slots__ = ("_bucket", "_limits", "_now", "_submit", "user")
 
     def __init__(self, user: User, store: Store, clock: Clock, limits: ChatLimits) -> None:
         self.user = user
-        self._store = store
-        self._clock = clock
+        self._submit = store.submit
+        self._now = clock.monotonic
         self._limits = limits
         self._bucket = TokenBucket(limits.message_burst, clock.monotonic())
 
@@ -37,7 +37,7 @@ class Sender:
             id = new_message_id()
         else:
             check_message_id(id)
-        self._store.submit(PendingMessage(self.user.id, to, id, content, origin))
+        self._submit(PendingMessage(self.user.id, to, id, content, origin))
 
     def receipt(self, peer: str, received: int, read: int, origin: object) -> None:
         """Submit a move of the positions (0: leave that one). As `message`."""
@@ -45,10 +45,10 @@ class Sender:
             raise Refusal(Code.UNKNOWN_USER)
         if not (0 <= received <= MAX_POSITION and 0 <= read <= MAX_POSITION):
             raise Refusal(Code.BAD_REQUEST, f"`seq` is not between 0 and {MAX_POSITION}")
-        self._store.submit(PendingReceipt(self.user.id, peer, received, read, origin))
+        self._submit(PendingReceipt(self.user.id, peer, received, read, origin))
 
     def spend(self) -> None:
         """Take one from the user's allowance, of which every event costs one. Raises `Refusal(RATE_LIMITED)`."""
-        wait = self._bucket.take(self._clock.monotonic(), self._limits.message_rate, self._limits.message_burst)
+        wait = self._bucket.take(self._now(), self._limits.message_rate, self._limits.message_burst)
         if wait:
             raise Refusal(Code.RATE_LIMITED, retry_after=wait)

@@ -99,6 +99,11 @@ def message_packet(message_: PendingMessage, content: str, epoch: str, version: 
     ).encode()
 
 
+def message_ack(message_: PendingMessage, ack_id: int) -> bytes:
+    """The whole packet of a message's ack, as `message_packet` made for speed."""
+    return f'43{ack_id}[{{"id":"{message_.id}","seq":{message_.seq},"at":{message_.at}}}]'.encode()
+
+
 def with_cursor(event: bytes, epoch: str, version: int) -> bytes:
     """The same JSON object with the field `cursor` (which needs no escaping), so that it's encoded once for all."""
     return b'%b,"cursor":"%b"}' % (event[:-1], format_cursor(epoch, version).encode())

@@ -36,6 +36,8 @@ REQUEST_TIMEOUT: Final = 20.0
 ADMISSION_TIMEOUT: Final = 60.0
 """Seconds from CONNECT to the first page, waiting in line included."""
 
+_DRAINING: Final = "the server is shutting down"
+
 _BAD_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for raw JSON that isn't the struct asked for."""
 
@@ -92,7 +94,7 @@ class Gateway:
         if socket.namespace != "/":
             socket.refuse("Invalid namespace")
         elif self._draining:
-            socket.close("the server is shutting down")
+            socket.close(_DRAINING)
         else:
             self._admissions[socket] = self._spawn(self._admit(socket, auth), "admission")
 
@@ -109,7 +111,9 @@ class Gateway:
     def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
         client: Client = socket.data
         try:
-            self._permit(client)
+            if self._draining:
+                raise Refusal(Code.UNAVAILABLE, _DRAINING)
+            client.sender.spend()
             self._handlers[name](client, argument, ack_id)
         except Refusal as refusal:
             refuse(client, name, ack_id, refusal, argument.id if name == "private message" else None)
@@ -120,7 +124,9 @@ class Gateway:
         """What `on_typed_event` doesn't get: arguments too many, or of another type."""
         client: Client = socket.data
         try:
-            self._permit(client)
+            if self._draining:
+                raise Refusal(Code.UNAVAILABLE, _DRAINING)
+            client.sender.spend()
             if not args or attachments:
                 raise Refusal(Code.BAD_REQUEST, "one argument is needed, without attachments")
             if name not in self._handlers:
@@ -130,11 +136,6 @@ class Gateway:
             refuse(client, name, ack_id, refusal, _message_id(args) if name == "private message" else None)
         except _BAD_JSON as error:
             refuse(client, name, ack_id, Refusal(Code.BAD_REQUEST, str(error)))
-
-    def _permit(self, client: Client) -> None:
-        if self._draining:
-            raise Refusal(Code.UNAVAILABLE, "the server is shutting down")
-        client.sender.spend()
 
     def _private_message(self, client: Client, asked: events.PrivateMessage, ack_id: int | None) -> None:
         client.sender.message(asked.to, asked.content, asked.id, (client, ack_id))

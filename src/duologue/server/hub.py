@@ -80,7 +80,7 @@ class Hub:
     def all_clients(self) -> list[Client]:
         return [client for clients in self._clients.values() for client in clients]
 
-    def receive(self, user_id: str, version: int, packet: bytes, exclude: str, announcement: bool) -> None:
+    def receive(self, user_id: str, version: int, packet: bytes, exclude: str = "", announcement: bool = False) -> None:
         """The bus's receiver."""
         clients = self._clients.get(user_id)
         if clients is None:

@@ -11,6 +11,7 @@ from duologue.server import events
 from duologue.server.answers import refuse
 from duologue.server.hub import Client, Hub
 from duologue.server.presence import connected_packet
+from duologue.server.transport import Frame
 from duologue.wire import encode_event
 
 _RECEIPT = encode_event("receipt")[:-1] + b","
@@ -43,8 +44,7 @@ class Outcomes:
             return
         socket = client.socket
         if ack_id is not None:
-            # A UUID needs no escaping, so the ack can be put together without an encoder.
-            socket.ack(ack_id, f'{{"id":"{pending.id}","seq":{pending.seq},"at":{pending.at}}}'.encode())
+            socket.send(Frame(events.message_ack(pending, ack_id)))
         if pending.duplicate:
             return
         sender, recipient, bus = pending.sender, pending.recipient, self._bus

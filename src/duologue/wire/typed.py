@@ -1,7 +1,9 @@
 """Known events in one pass: the packet's name, ack id and one argument, decoded straight into a struct.
 
 A short cut beside `socketio.decode`, never another opinion: what isn't an event of the main namespace with exactly one
-argument of the type that its name asks for is declined, and the general decoder says what is wrong with it, if anything.
+argument, an object with no other fields than the struct that its name asks for, is declined, and the general decoder says
+what is wrong with it, if anything. So depth and UTF-8 need no look of their own here: a struct without `Any` bounds the
+one, and msgspec has read every string.
 """
 
 from __future__ import annotations
@@ -11,12 +13,11 @@ from typing import Any
 
 import msgspec
 
-from duologue.wire.json_text import is_utf8, may_be_deep
 from duologue.wire.limits import Limits
 
 
 class TypedEvent(msgspec.Struct, gc=False):
-    """An event of the main namespace whose one argument was decoded."""
+    """An event of the main namespace. `argument` is of the type (of a subclass, to be exact) that its name has."""
 
     name: str
     argument: Any
@@ -26,16 +27,15 @@ class TypedEvent(msgspec.Struct, gc=False):
 class Schemas:
     """The types of the events that an application knows, by name. Names are ASCII without quotes and backslashes."""
 
-    __slots__ = ("_decoders", "_digits", "_name", "_nesting")
+    __slots__ = ("_decoders", "_digits", "_name")
 
-    def __init__(self, types: Mapping[str, type], limits: Limits) -> None:
+    def __init__(self, types: Mapping[str, type[msgspec.Struct]], limits: Limits) -> None:
         self._decoders: dict[bytes, tuple[str, Callable[[bytes], tuple[str, Any]]]] = {
-            name.encode("ascii"): (name, msgspec.json.Decoder(tuple[str, type_]).decode)  # type: ignore[valid-type]
+            name.encode("ascii"): (name, msgspec.json.Decoder(tuple[str, _strict(type_)]).decode)  # type: ignore[misc]
             for name, type_ in types.items()
         }
         self._name = max(map(len, self._decoders), default=0) + 1
         self._digits = limits.ack_digits
-        self._nesting = limits.nesting
 
     def decode(self, packet: bytes) -> TypedEvent | None:
         """`packet` is a whole Engine.IO text message, `4` included."""
@@ -53,11 +53,12 @@ class Schemas:
             if start < 0 or not digits.isdigit():
                 return None
             ack_id = int(digits)
-        text = packet[start:]
-        if may_be_deep(text, self._nesting) or not (text.isascii() or is_utf8(text)):
-            return None
         name, decode = known
         try:
-            return TypedEvent(name, decode(text)[1], ack_id)
+            return TypedEvent(name, decode(packet[start:])[1], ack_id)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
+
+
+def _strict(type_: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    return msgspec.defstruct(type_.__name__, [], bases=(type_,), forbid_unknown_fields=True, gc=False)

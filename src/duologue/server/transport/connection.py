@@ -138,7 +138,7 @@ class Connection:
             self.session.fail()
 
     def _farewell(self, socket: Socket, reason: str) -> None:
-        socket.connected = False
+        socket.end()
         try:
             self._app.on_disconnect(socket, reason)
         except Exception:

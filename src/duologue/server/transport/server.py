@@ -20,6 +20,7 @@ from duologue.wire.typed import Schemas
 if TYPE_CHECKING:
     import asyncio
 
+    from msgspec import Struct
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
@@ -35,7 +36,7 @@ class SocketServer:
         *,
         admit: Admit | None = None,
         on_ack: AckHandler | None = None,
-        types: Mapping[str, type] | None = None,
+        types: Mapping[str, type[Struct]] | None = None,
         on_typed_event: TypedHandler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from duologue.wire.frames import Frame
@@ -13,14 +13,19 @@ if TYPE_CHECKING:
     from duologue.server.transport.connection import Connection
 
 
+def _drop(frame: Frame) -> None:
+    """Where frames go before a socket is accepted and after its end."""
+
+
 class Socket:
     """See the package's docstring. Every method may be called at any time; after the end it does nothing."""
 
-    __slots__ = ("_connection", "_send", "connected", "data", "id", "namespace")
+    __slots__ = ("_connection", "connected", "data", "id", "namespace", "send")
 
     def __init__(self, connection: Connection, id: str, namespace: str) -> None:
         self._connection = connection
-        self._send = connection.session.send
+        self.send: Callable[[Frame], None] = _drop
+        """Queue a frame of this namespace; it leaves at the end of this turn of the loop."""
         self.id = id
         self.namespace = namespace
         self.connected = False
@@ -37,29 +42,30 @@ class Socket:
     def accept(self) -> None:
         if self._connection.apply(self, Input.ACCEPT):
             self.connected = True
-            self._send(Frame(encode_connect(self.id, self.namespace)))
+            # The session's own from here on: everything that anybody is sent goes through it.
+            self.send = self._connection.session.send
+            self.send(Frame(encode_connect(self.id, self.namespace)))
 
     def refuse(self, message: str, data: bytes | None = None) -> None:
         """Send CONNECT_ERROR. `data` is a JSON text, found by the stock client in `error.data`."""
         if self._connection.apply(self, Input.REFUSE):
-            self._send(Frame(encode_connect_error(message, data, self.namespace)))
+            self._connection.session.send(Frame(encode_connect_error(message, data, self.namespace)))
             self._connection.leave(self)
-
-    def send(self, frame: Frame) -> None:
-        """Queue a frame of this namespace; it leaves at the end of this turn of the loop."""
-        if self.connected:
-            self._send(frame)
 
     def ack(self, ack_id: int, *json_args: bytes) -> None:
         """Answer an event that came with `ack_id`; the arguments are JSON texts."""
-        if self.connected:
-            self._send(Frame(encode_ack(ack_id, *json_args, namespace=self.namespace)))
+        self.send(Frame(encode_ack(ack_id, *json_args, namespace=self.namespace)))
 
     def disconnect(self) -> None:
         """End this namespace with a DISCONNECT packet, after which the stock client stays away."""
         if self._connection.apply(self, Input.DISCONNECT):
-            self._send(Frame(encode_disconnect(self.namespace)))
+            self._connection.session.send(Frame(encode_disconnect(self.namespace)))
             self._connection.leave(self, "server disconnected")
+
+    def end(self) -> None:
+        """For the connection: this socket has left it."""
+        self.connected = False
+        self.send = _drop
 
     def close(self, reason: str) -> None:
         """End the whole connection without a DISCONNECT packet: the stock client reconnects by itself."""
