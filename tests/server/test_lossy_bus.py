@@ -5,39 +5,21 @@ The real store, hub, gateway and transports in this process; only the bus is one
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-import uvicorn
 
 from duologue.bus.local import LocalBus
-from duologue.domain.limits import ChatLimits
-from duologue.domain.ports import Pending
-from duologue.main import SystemClock, bind
-from duologue.server.app import build_app
-from duologue.server.gateway import Gateway
-from duologue.server.outcomes import Outcomes
-from duologue.server.transport import SocketServer
-from duologue.store.sqlite import SqliteStore
 from tests.promises.judge import judge
 from tests.support.client import ChatClient
+from tests.support.inside import serving
 from tests.support.record import How, Record
 
 pytestmark = pytest.mark.asyncio
 
 PEOPLE = 4
 MESSAGES = 150
-
-LIMITS = ChatLimits(
-    max_content=8000, page=50, max_page=200, page_bytes=1_000_000, announce_people=1000, roster_messages=1000,
-    roster_total=10_000, message_rate=1e6, message_burst=1e6, request_limit=16, max_watch=200, presence_grace=0,
-    typing_repeat=3, typing_expires=6,
-)  # fmt: skip
 
 
 class LossyBus(LocalBus):
@@ -58,51 +40,11 @@ class LossyBus(LocalBus):
             super().publish(user, version, packet, exclude, announcement)
 
 
-@asynccontextmanager
-async def serving(folder: Path, bus: LocalBus) -> AsyncIterator[str]:
-    clock = SystemClock()
-    outcomes: Outcomes
-
-    def sink(batch: Sequence[Pending]) -> None:
-        outcomes(batch)
-
-    def failed(error: BaseException) -> None:
-        raise error
-
-    store = await SqliteStore.open(folder, clock, sink, failed)
-    gateway = Gateway(store, bus, clock, LIMITS)
-    outcomes = Outcomes(gateway.hub, bus, store.epoch)
-    bus.connect(gateway.hub.receive)
-    transport = SocketServer(gateway)
-    sockets = bind("127.0.0.1", 0)
-    app = build_app(transport.asgi, folder / "no client")
-    ws: Any = transport.ws_protocol_class()  # uvicorn says Protocol, and means any protocol class
-    config = uvicorn.Config(
-        app, http=transport.http_protocol_class(), ws=ws, lifespan="off", log_config=None, access_log=False
-    )
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await gateway.start()
-    await transport.start()
-    await server.startup(sockets=sockets)
-    beating = asyncio.create_task(server.main_loop())
-    try:
-        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-    finally:
-        await gateway.leave()
-        await transport.stop()
-        await store.close()
-        await gateway.stop()
-        server.should_exit = True
-        await beating
-        await server.shutdown(sockets=sockets)
-
-
 async def test_what_the_bus_loses_the_store_brings(tmp_path: Path, rng: random.Random) -> None:
     record = Record()
     bus = LossyBus(rng)
-    async with serving(tmp_path / "data", bus) as url:
+    async with serving(tmp_path / "data", bus=bus) as inside:
+        url = inside.url
         people = [await ChatClient(url, f"person {number}", record).connect() for number in range(PEOPLE)]
         second = await ChatClient(url, "person 0", record, session_id=people[0].session_id).connect()
         for number in range(MESSAGES):
