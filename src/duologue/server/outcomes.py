@@ -49,9 +49,14 @@ class Outcomes:
             return
         sender, recipient, bus = pending.sender, pending.recipient, self._bus
         to_recipient = sender != recipient and bus.wanted(recipient)
-        to_sender = bus.wanted(sender, 1)
+        here = socket.connected  # or gone since, and then no longer one of those who are counted
+        to_sender = bus.wanted(sender, 1 if here else 0)
         if not to_sender:
-            self._hub.advance(client, pending.sender_version)
+            if here:
+                self._hub.advance(client, pending.sender_version)
+        if not to_sender:
+            if here:
+                self._hub.advance(client, pending.sender_version)
             if not to_recipient:
                 return
         content = events.encode(pending.content).decode()
