@@ -104,7 +104,9 @@ class Committer:
         self.submit(work)
         try:
             # Shielded: a caller who goes away takes neither the write nor the future with them.
-            await asyncio.wait_for(asyncio.shield(work.future), ONE_OFF_TIMEOUT)
+            # Not by wait_for: up to Python 3.11 it may swallow a cancellation.
+            async with asyncio.timeout(ONE_OFF_TIMEOUT):
+                await asyncio.shield(work.future)
         except TimeoutError:
             raise Refusal(Code.UNAVAILABLE, "the write took too long") from None
 

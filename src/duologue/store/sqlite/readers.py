@@ -63,7 +63,8 @@ class Readers:
         try:
             loop = asyncio.get_running_loop()
             work = loop.run_in_executor(self._threads, lambda: self._read(query, *arguments, **named))
-            return await asyncio.wait_for(work, WAIT_SECONDS)
+            async with asyncio.timeout(WAIT_SECONDS):  # not wait_for: up to Python 3.11 it may swallow a cancellation
+                return await work
         except TimeoutError:
             raise Refusal(Code.UNAVAILABLE, "the read took too long") from None
         except StoreFailed as error:
