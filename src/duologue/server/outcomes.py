@@ -54,9 +54,6 @@ class Outcomes:
         if not to_sender:
             if here:
                 self._hub.advance(client, pending.sender_version)
-        if not to_sender:
-            if here:
-                self._hub.advance(client, pending.sender_version)
             if not to_recipient:
                 return
         content = events.encode(pending.content).decode()
