@@ -176,7 +176,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
 
     store = await SqliteStore.open(Path(settings.data), clock, sink, _stop_at_once)
     gateway = Gateway(store, bus, clock, limits)
-    outcomes = Outcomes(gateway.hub, bus, store.epoch)
+    outcomes = Outcomes(gateway.hub, gateway.presence, bus, store.epoch)
     bus.connect(gateway.hub.receive)
     connections = KeyedBuckets(settings.connect_rate, settings.connect_burst)
 

@@ -161,7 +161,7 @@ class Inside:
         assert isinstance(store, GatedStore)
         self.store = store
         self.gateway = Gateway(store, self.bus, self.clock, self.limits)
-        self._outcomes = Outcomes(self.gateway.hub, self.bus, store.epoch)
+        self._outcomes = Outcomes(self.gateway.hub, self.gateway.presence, self.bus, store.epoch)
         self.bus.connect(self.gateway.hub.receive)
         self.transport = SocketServer(self.gateway)
 
@@ -192,18 +192,18 @@ class Inside:
 
     async def sockets_left(self, number: int) -> None:
         """Wait until the server has noticed that only so many connections are left."""
-        await self._until(lambda: self.transport.counters.connections == number)
+        await self.until(lambda: self.transport.counters.connections == number)
 
     async def all_gone(self) -> None:
         """Wait until the server has noticed that everybody is gone, and keeps nothing for anybody."""
         try:
-            await self._until(lambda: not any(self.kept().values()))
+            await self.until(lambda: not any(self.kept().values()))
         except TimeoutError:
             left = {name: len(part) for name, part in self.kept().items() if part}
             raise AssertionError(f"kept for nobody: {left}") from None
 
     @staticmethod
-    async def _until(true: Callable[[], bool]) -> None:
+    async def until(true: Callable[[], bool]) -> None:
         # Nothing in the server tells of this, so it's looked at between two turns of the loop.
         async with asyncio.timeout(PATIENCE):
             while not true():

@@ -53,8 +53,8 @@ class Admission:
             sender = self._hub.sender_of(user.id) or Sender(user, self._store, self._clock, self._limits)
             syncs = isinstance(auth.sync, dict)
             client = Client(socket, sender, syncs)
-            came = self._presence.arrive(client)
             self._hub.attach(client)
+            self._presence.expect(client)
             socket.data = client
             if syncs:
                 version, first = await self._sync_page(user, auth.sync.get("since"))
@@ -64,8 +64,8 @@ class Admission:
         socket.send(Frame(encode_event("session", events.session(token, user))))
         socket.send(first())  # encoded only now, so that it says who is online now
         self._hub.go_live(client, version)
-        if came:
-            await self._presence.announce(user)
+        if socket.connected:  # its backlog may have been more than it could take
+            self._presence.arrive(client)
 
     async def _sync_page(self, user: User, since: object) -> tuple[int, Callable[[], Frame]]:
         limits = self._limits

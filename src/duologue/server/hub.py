@@ -24,7 +24,7 @@ everything at its next sync."""
 class Client:
     """A signed-in socket."""
 
-    __slots__ = ("backlog", "requests", "sender", "socket", "syncs", "version", "watched")
+    __slots__ = ("backlog", "requests", "sender", "socket", "syncs", "version", "watch_turn", "watched")
 
     def __init__(self, socket: Socket, sender: Sender, syncs: bool) -> None:
         self.socket = socket
@@ -36,6 +36,8 @@ class Client:
         self.backlog: list[tuple[int, Frame | None]] | None = []
         """What waits while the store is read, each with its version (0: not stored); None while live."""
         self.watched: frozenset[str] = frozenset()
+        self.watch_turn = 0
+        """Which request the watched people are those of."""
         self.requests = 0
         """Requests under way."""
 

@@ -10,7 +10,7 @@ from duologue.domain.ports import Bus, Pending, PendingMessage, PendingReceipt
 from duologue.server import events
 from duologue.server.answers import refuse
 from duologue.server.hub import Client, Hub
-from duologue.server.presence import connected_packet
+from duologue.server.presence import Presence, connected_packet
 from duologue.server.transport import Frame
 from duologue.wire import encode_event
 
@@ -24,8 +24,9 @@ Origin = tuple[Client, int | None]
 class Outcomes:
     """The store's sink."""
 
-    def __init__(self, hub: Hub, bus: Bus, epoch: str) -> None:
+    def __init__(self, hub: Hub, presence: Presence, bus: Bus, epoch: str) -> None:
         self._hub = hub
+        self._presence = presence
         self._bus = bus
         self._epoch = epoch
 
@@ -70,9 +71,11 @@ class Outcomes:
     def _introduce(self, sender: User, recipient: User, origin: str) -> None:
         """Before the first message of a conversation each side is told who the other is."""
         if sender.id != recipient.id:
-            self._bus.publish(recipient.id, 0, connected_packet(sender, True), announcement=True)
-            online = self._hub.is_here(recipient.id)
-            self._bus.publish(sender.id, 0, connected_packet(recipient, online), origin, announcement=True)
+            # As presence sees it: of what it has told nobody, neither side will be told anything else later.
+            is_online = self._presence.is_online
+            self._bus.publish(recipient.id, 0, connected_packet(sender, is_online(sender.id)), announcement=True)
+            known = connected_packet(recipient, is_online(recipient.id))
+            self._bus.publish(sender.id, 0, known, origin, announcement=True)
 
     def _receipt(self, pending: PendingReceipt) -> None:
         origin: Origin = pending.origin  # type: ignore[assignment]  # the gateway submits nothing else

@@ -1,15 +1,20 @@
 """Who is told that somebody came or went.
 
-A user is online while one of their sockets lives, and for a short grace after the last one, so that a reload goes
+A user is online while one of their sockets is signed in, and for a short grace after the last one, so that a reload goes
 unnoticed. Clients of the guide's form are told of everybody as long as there are few people, and of those with whom
 they have a conversation beyond that; clients that sync are told of those whom they watch.
+
+What is told is always what is, never what was: whoever is told late, because their acquaintances had to be read first,
+is told the state of that moment. So whatever overlaps, the last word to each client is right.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
 
 from duologue.domain.errors import DuologueError
 from duologue.domain.limits import ChatLimits
@@ -22,6 +27,12 @@ from duologue.wire import encode_event
 
 logger = logging.getLogger(__name__)
 
+READ_AT_ONCE: Final = 16
+"""Users whose acquaintances are read at the same time."""
+
+RETRY_PAUSE: Final = 1.0
+"""Seconds until what failed is tried again."""
+
 
 class Presence:
     def __init__(self, hub: Hub, store: Store, clock: Clock, limits: ChatLimits) -> None:
@@ -32,9 +43,13 @@ class Presence:
         self._people = 0
         self._guide_clients: set[Client] = set()
         self._watchers: dict[str, set[Client]] = {}
-        self._leaving: dict[str, float] = {}
-        self._deadlines: deque[tuple[float, str]] = deque()
+        self._online: dict[str, User] = {}
+        self._leaving: OrderedDict[str, float] = OrderedDict()
+        """Online users without a socket, each with the end of their grace, the earliest first."""
+        self._untold: OrderedDict[str, None] = OrderedDict()
+        """Users who came or went, of which their acquaintances have still to be told."""
         self._left = asyncio.Event()
+        self._changed = asyncio.Event()
         self._stopped = False
 
     async def start(self) -> None:
@@ -47,28 +62,29 @@ class Presence:
         return self._people <= self._limits.announce_people
 
     def is_online(self, user_id: str) -> bool:
-        return self._hub.is_here(user_id) or user_id in self._leaving
+        return user_id in self._online
 
-    def arrive(self, client: Client) -> bool:
-        """Count a client in before it's attached. True if that makes its user come online."""
-        came = not self.is_online(client.user_id)
-        self._leaving.pop(client.user_id, None)
+    def expect(self, client: Client) -> None:
+        """From now on a client that is being signed in is told of others. It makes nobody online yet."""
         if not client.syncs:
             self._guide_clients.add(client)
-        return came
 
-    async def announce(self, user: User) -> None:
-        await self._tell(user.id, connected_frame(user, True))
+    def arrive(self, client: Client) -> None:
+        """Count in a client that is signed in, and tell of its user if they come online by that."""
+        user = client.sender.user
+        self._leaving.pop(user.id, None)
+        if user.id not in self._online:
+            self._online[user.id] = user
+            self._tell(user.id)
 
     def depart(self, client: Client) -> None:
         """Count a client out after it was detached. Its user goes offline when the grace is over."""
         self._guide_clients.discard(client)
         self.watch(client, frozenset())
         user_id = client.user_id
-        if not self._hub.is_here(user_id) and not self._stopped:
-            deadline = self._clock.monotonic() + self._limits.presence_grace
-            self._leaving[user_id] = deadline
-            self._deadlines.append((deadline, user_id))
+        # A socket that is being signed in keeps its user online, for it may be what a reload looks like.
+        if user_id in self._online and not self._hub.is_here(user_id) and not self._stopped:
+            self._leaving[user_id] = self._clock.monotonic() + self._limits.presence_grace
             self._left.set()
 
     def watch(self, client: Client, users: frozenset[str]) -> None:
@@ -82,48 +98,88 @@ class Presence:
         client.watched = users
 
     async def run(self) -> None:
-        """Tell who has left, for as long as the server lives."""
+        """Tell what can't be told at once, for as long as the server lives."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._see_off())
+            group.create_task(self._tell_acquaintances())
+
+    async def leave(self) -> None:
+        """Write down that everybody who is here was seen now: nobody outlives the server."""
+        self._stopped = True
+        self._leaving.clear()
+        if self._online:
+            try:
+                await self._store.seen(list(self._online), self._clock.wall_ms())
+            except DuologueError as error:
+                logger.warning("when %d users were last seen is not written down: %s", len(self._online), error)
+
+    async def _see_off(self) -> None:
         while True:
-            while not self._deadlines:
+            while not self._leaving:
                 self._left.clear()
                 await self._left.wait()
-            wait = self._deadlines[0][0] - self._clock.monotonic()
+            wait = next(iter(self._leaving.values())) - self._clock.monotonic()
             if wait > 0:
                 await asyncio.sleep(wait)
                 continue
             gone = self._gone_by_now()
             try:
-                for user_id in gone:
-                    await self._tell(user_id, Frame(encode_event("user disconnected", events.encode(user_id))))
                 await self._store.seen(gone, self._clock.wall_ms())
             except DuologueError as error:
-                logger.warning("%d users left, which not everybody may have been told: %s", len(gone), error)
+                logger.warning("when %d users were last seen is not written down: %s", len(gone), error)
+            except Exception:
+                logger.exception("when %d users were last seen is not written down", len(gone))
 
     def _gone_by_now(self) -> list[str]:
         now = self._clock.monotonic()
         gone = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            deadline, user_id = self._deadlines.popleft()
-            if self._leaving.get(user_id) == deadline:
-                del self._leaving[user_id]
-                gone.append(user_id)
+        while self._leaving:
+            user_id, deadline = next(iter(self._leaving.items()))
+            if deadline > now:
+                break
+            del self._leaving[user_id]
+            del self._online[user_id]
+            self._tell(user_id)
+            gone.append(user_id)
         return gone
 
-    async def leave(self) -> None:
-        """Write down that everybody who is here was seen now: nobody outlives the server."""
-        self._stopped = True
-        here = {client.user_id for client in self._hub.all_clients()} | self._leaving.keys()
-        if here:
-            await self._store.seen(list(here), self._clock.wall_ms())
-
-    async def _tell(self, user_id: str, frame: Frame) -> None:
+    def _tell(self, user_id: str) -> None:
+        """Tell whoever has to know whether a user is online. Who can be told without reading is told at once: they know
+        of a newcomer before the newcomer's first message."""
         told: set[Client] = set(self._watchers.get(user_id, ()))
         if self.everybody_is_announced():
             told |= self._guide_clients
         elif self._guide_clients:
-            for peer in await self._store.peers(user_id):
-                told.update(client for client in self._hub.clients(peer) if not client.syncs)
-        for client in told:
+            self._untold[user_id] = None
+            self._changed.set()
+        self._tell_clients(user_id, told)
+
+    async def _tell_acquaintances(self) -> None:
+        while True:
+            while not self._untold:
+                self._changed.clear()
+                await self._changed.wait()
+            users = [self._untold.popitem(last=False)[0] for _ in range(min(READ_AT_ONCE, len(self._untold)))]
+            answers = await asyncio.gather(*map(self._store.peers, users), return_exceptions=True)
+            failed = False
+            for user_id, peers in zip(users, answers, strict=True):
+                if isinstance(peers, BaseException):
+                    logger.warning("the acquaintances of %s can't be read, trying again: %r", user_id, peers)
+                    self._untold[user_id] = None
+                    failed = True
+                else:
+                    clients = (client for peer in peers for client in self._hub.clients(peer) if not client.syncs)
+                    self._tell_clients(user_id, list(clients))
+            if failed:
+                await asyncio.sleep(RETRY_PAUSE)
+
+    def _tell_clients(self, user_id: str, clients: Iterable[Client]) -> None:
+        user = self._online.get(user_id)
+        if user is not None:
+            frame = connected_frame(user, True)
+        else:
+            frame = Frame(encode_event("user disconnected", events.encode(user_id)))
+        for client in clients:
             if client.user_id != user_id:
                 self._hub.tell(client, frame)
 

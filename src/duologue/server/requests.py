@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from duologue.actions import reading
@@ -29,6 +30,7 @@ class Requests:
         self._store = store
         self._presence = presence
         self._limits = limits
+        self._turns = itertools.count(1)
 
     async def sync(self, client: Client, asked: events.Sync) -> bytes:
         limits = self._limits
@@ -58,8 +60,11 @@ class Requests:
         )
 
     async def watch(self, client: Client, asked: events.Watch) -> bytes:
+        turn = next(self._turns)
         people = await reading.people(self._store, self._limits, asked.users)
-        if client.socket.connected:
+        # Of two at once the second may be answered first; what was asked for last counts.
+        if client.socket.connected and turn > client.watch_turn:
+            client.watch_turn = turn
             self._presence.watch(client, frozenset(each.user.id for each in people))
         return events.encode(
             {"people": [events.person(each, self._presence.is_online(each.user.id)) for each in people]}
