@@ -60,7 +60,7 @@ class Gateway:
         self._store = store
         self._bus = bus
         self._limits = limits
-        self.hub = Hub(bus, self._catch_up, self._everybody_is_announced)
+        self.hub = Hub(bus, self._catch_up, self._everybody_is_announced, limits.page_bytes)
         self.presence = Presence(self.hub, store, clock, limits)
         self._admission = Admission(self.hub, self.presence, store, clock, limits)
         self._catchup = CatchUp(self.hub, store, limits)

@@ -6,6 +6,7 @@ one is sent; a known one is dropped; after a gap the socket's publications wait 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -21,6 +22,17 @@ MAX_BACKLOG: Final = 10_000
 everything at its next sync."""
 
 
+class Backlog:
+    """What waits for one socket, in order, each with its version (0: not stored)."""
+
+    __slots__ = ("bytes", "full", "items")
+
+    def __init__(self) -> None:
+        self.items: list[tuple[int, Frame | None]] = []
+        self.bytes = 0
+        self.full = False
+
+
 class Client:
     """A signed-in socket."""
 
@@ -33,8 +45,8 @@ class Client:
         """It has the sync form of the protocol, else the guide's."""
         self.version = 0
         """The user's version that this socket was brought to."""
-        self.backlog: list[tuple[int, Frame | None]] | None = []
-        """What waits while the store is read, each with its version (0: not stored); None while live."""
+        self.backlog: Backlog | None = Backlog()
+        """What waits while the store is read; None while live."""
         self.watched: frozenset[str] = frozenset()
         self.watch_turn = 0
         """Which request the watched people are those of."""
@@ -49,8 +61,15 @@ class Client:
 class Hub:
     """`on_gap` is called with a client that missed something; its backlog has been started."""
 
-    def __init__(self, bus: Bus, on_gap: Callable[[Client], None], everybody_is_announced: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        on_gap: Callable[[Client], None],
+        everybody_is_announced: Callable[[], bool],
+        max_backlog_bytes: int,
+    ) -> None:
         self._bus = bus
+        self._max_backlog_bytes = max_backlog_bytes
         self._on_gap = on_gap
         self._everybody_is_announced = everybody_is_announced
         self._clients: dict[str, list[Client]] = {}
@@ -114,18 +133,15 @@ class Hub:
 
     def go_live(self, client: Client, version: int) -> None:
         """The client has been brought to `version` by what was read; the rest of its backlog follows."""
-        waiting = client.backlog or []
+        waiting = client.backlog
         client.backlog = None
         client.version = version
-        for item in waiting:
+        for item in waiting.items if waiting is not None else ():
             self._deliver(client, *item)
 
     def _deliver(self, client: Client, version: int, frame: Frame | None) -> None:
         if client.backlog is not None:
-            if len(client.backlog) >= MAX_BACKLOG:
-                client.socket.close("its backlog is full")
-            else:
-                client.backlog.append((version, frame))
+            self._put_back(client, client.backlog, version, frame)
             return
         if version:
             if version <= client.version:
@@ -134,9 +150,21 @@ class Hub:
                 logger.info(
                     "user %s: version %d follows %d, reading the store", client.user_id, version, client.version
                 )
-                client.backlog = [(version, frame)]
+                client.backlog = Backlog()
+                self._put_back(client, client.backlog, version, frame)
                 self._on_gap(client)
                 return
             client.version = version
         if frame is not None:
             client.socket.send(frame)
+
+    def _put_back(self, client: Client, backlog: Backlog, version: int, frame: Frame | None) -> None:
+        if backlog.full:
+            return
+        backlog.bytes += len(frame.ws) if frame is not None else 0
+        if len(backlog.items) < MAX_BACKLOG and backlog.bytes <= self._max_backlog_bytes:
+            backlog.items.append((version, frame))
+            return
+        backlog.full = True
+        # In the loop's next turn: closing detaches the client, and whoever calls may be going through all of them.
+        asyncio.get_running_loop().call_soon(client.socket.close, "its backlog is full")
