@@ -10,7 +10,7 @@ from duologue.domain.model import Conversation
 from duologue.domain.ports import Store
 from duologue.server import events
 from duologue.server.hub import Client, Hub
-from duologue.server.presence import connected_frame
+from duologue.server.presence import Presence, connected_frame
 from duologue.server.transport import Frame
 from duologue.wire import encode_event
 
@@ -18,16 +18,21 @@ logger = logging.getLogger(__name__)
 
 
 class CatchUp:
-    def __init__(self, hub: Hub, store: Store, limits: ChatLimits) -> None:
+    def __init__(self, hub: Hub, presence: Presence, store: Store, limits: ChatLimits) -> None:
         self._hub = hub
+        self._presence = presence
         self._store = store
         self._limits = limits
 
     async def run(self, client: Client) -> None:
         """Send what the client missed since its version and let it go on from there.
 
-        If more than a page was missed the socket is closed: its next sync announces the gaps and pages through them.
+        If more than a page was missed the socket is closed: its next sync announces the gaps and pages through them. So
+        is one of the guide's form: it knows no ids and would show what it sent itself a second time.
         """
+        if not client.syncs:
+            client.socket.close("it missed something")
+            return
         page = await reading.missed(self._store, self._limits, client.user_id, client.version)
         if client.backlog is None:
             return
@@ -45,8 +50,8 @@ class CatchUp:
 
     def _send(self, client: Client, conversation: Conversation) -> None:
         peer = conversation.peer
-        if conversation.messages and conversation.messages[0].seq == 1 and client.syncs and peer.id != client.user_id:
-            client.socket.send(connected_frame(peer, self._hub.is_here(peer.id)))
+        if conversation.messages and conversation.messages[0].seq == 1 and peer.id != client.user_id:
+            client.socket.send(connected_frame(peer, self._presence.is_online(peer.id)))
         for message in conversation.messages:
             self._emit(client, "private message", events.stored(message))
         theirs, mine = conversation.theirs, conversation.mine

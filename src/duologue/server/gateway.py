@@ -63,7 +63,7 @@ class Gateway:
         self.hub = Hub(bus, self._catch_up, self._everybody_is_announced, limits.page_bytes)
         self.presence = Presence(self.hub, store, clock, limits)
         self._admission = Admission(self.hub, self.presence, store, clock, limits)
-        self._catchup = CatchUp(self.hub, store, limits)
+        self._catchup = CatchUp(self.hub, self.presence, store, limits)
         self._requests = Requests(store, self.presence, limits)
         self._tasks: set[asyncio.Task[None]] = set()
         self._admissions: dict[Socket, asyncio.Task[None]] = {}
@@ -169,6 +169,9 @@ class Gateway:
         except (TimeoutError, DuologueError) as error:
             logger.warning("user %s: %r was not answered: %r", client.user_id, name, error)
             refuse(client, name, ack_id, Refusal(Code.UNAVAILABLE))
+        except Exception:
+            refuse(client, name, ack_id, Refusal(Code.UNAVAILABLE))
+            raise
         else:
             if ack_id is not None:
                 client.socket.ack(ack_id, answer)
@@ -209,6 +212,9 @@ class Gateway:
         except (TimeoutError, DuologueError) as error:
             logger.warning("user %s: could not be brought up to date: %r", client.user_id, error)
             client.socket.close("it could not be brought up to date")
+        except Exception:
+            client.socket.close("it could not be brought up to date")
+            raise
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
