@@ -186,7 +186,7 @@ async def test_people_sessions_and_the_directory(ready: Bench) -> None:
     for taken in ((User(ANN.id, "Other"), b"new"), (User(NOBODY, "Other"), ANN.id.encode())):
         with pytest.raises(Refusal, match=Code.BAD_REQUEST):
             await store.create_guest(*taken)
-    assert await store.people_count() == 3
+    assert store.people_count() == 3
     await store.seen([BOB.id, NOBODY], 7)
     assert {(p.user, p.last_seen) for p in await store.people([ANN.id, BOB.id, NOBODY])} == {(ANN, None), (BOB, 7)}
     page = await store.directory("", 2)

@@ -27,7 +27,7 @@ from duologue.domain.model import HistoryPage, Person, Roster, SyncPage, User
 from duologue.domain.ports import Pending
 from duologue.main import bind
 from duologue.server.app import build_app
-from duologue.server.gateway import Gateway
+from duologue.server.gateway import ARGUMENTS, Gateway
 from duologue.server.outcomes import Outcomes
 from duologue.server.transport import SocketServer
 from duologue.store.sqlite import SqliteStore
@@ -163,7 +163,7 @@ class Inside:
         self.gateway = Gateway(store, self.bus, self.clock, self.limits)
         self._outcomes = Outcomes(self.gateway.hub, self.gateway.presence, self.bus, store.epoch)
         self.bus.connect(self.gateway.hub.receive)
-        self.transport = SocketServer(self.gateway)
+        self.transport = SocketServer(self.gateway, types=ARGUMENTS, on_typed_event=self.gateway.on_typed_event)
 
     @contextmanager
     def hold_outcomes(self) -> Iterator[Gate]:

@@ -100,7 +100,9 @@ class Store(Protocol):
         """Those of the ids that exist, in no particular order."""
         ...
 
-    async def people_count(self) -> int: ...
+    def people_count(self) -> int:
+        """How many there are now; at least as many as any read that has returned, or any message in the sink, shows."""
+        ...
 
     async def directory(self, after: str, limit: int) -> DirectoryPage:
         """People with ids above `after` ('' for the start)."""

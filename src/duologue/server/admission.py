@@ -48,8 +48,6 @@ class Admission:
         auth = _auth(raw)
         async with self._line:
             user, token = await sign_in(self._store, auth.session_id, auth.username)
-            if token != auth.session_id:
-                self._presence.somebody_joined()
             sender = self._hub.sender_of(user.id) or Sender(user, self._store, self._clock, self._limits)
             syncs = isinstance(auth.sync, dict)
             client = Client(socket, sender, syncs)

@@ -77,7 +77,6 @@ class Gateway:
         }
 
     async def start(self) -> None:
-        await self.presence.start()
         self._spawn(self.presence.run(), "presence")
 
     async def leave(self) -> None:

@@ -40,7 +40,6 @@ class Presence:
         self._store = store
         self._clock = clock
         self._limits = limits
-        self._people = 0
         self._guide_clients: set[Client] = set()
         self._watchers: dict[str, set[Client]] = {}
         self._online: dict[str, User] = {}
@@ -52,14 +51,9 @@ class Presence:
         self._changed = asyncio.Event()
         self._stopped = False
 
-    async def start(self) -> None:
-        self._people = await self._store.people_count()
-
-    def somebody_joined(self) -> None:
-        self._people += 1
-
     def everybody_is_announced(self) -> bool:
-        return self._people <= self._limits.announce_people
+        # As the store counts, for the roster goes by that: whom it leaves out has to be announced before they write.
+        return self._store.people_count() <= self._limits.announce_people
 
     def is_online(self, user_id: str) -> bool:
         return user_id in self._online

@@ -104,7 +104,7 @@ class SqliteStore:
     async def people(self, ids: Sequence[str]) -> list[Person]:
         return await self._readers.run(queries.people, ids)
 
-    async def people_count(self) -> int:
+    def people_count(self) -> int:
         return self._writer.people
 
     async def directory(self, after: str, limit: int) -> DirectoryPage:
