@@ -46,27 +46,77 @@ async def test_files_are_for_their_owner_only(bench: Bench, caplog: pytest.LogCa
     assert "can be read by others" in caplog.text
 
 
-@pytest.mark.parametrize("damage", ["newer", "garbage", "other program", "torn"])
-async def test_what_cannot_be_used_is_refused_untouched(ready: Bench, damage: str) -> None:
+def _listing(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Every file's content, and what would tell that it was replaced or written with the same bytes."""
+    return {
+        path.name: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())
+    }
+
+
+@pytest.mark.parametrize("lock", [True, False], ids=["with its lock", "a lone copy"])
+@pytest.mark.parametrize("damage", ["newer", "newer in the log", "garbage", "other program", "torn"])
+async def test_what_cannot_be_used_is_refused_untouched(ready: Bench, damage: str, lock: bool) -> None:
     for n in range(50):
         await ready.send(ANN, BOB, "x" * 2000, id=f"m{n}")
     await ready.close()
     path = ready.folder / "messages.db"
-    if damage == "newer":
-        _database(ready).execute("UPDATE meta SET value = 99 WHERE name IN ('schema_version', 'oldest_reader')")
+    if damage.startswith("newer"):
+        connection = _database(ready)
+        if damage == "newer in the log":
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        connection.execute("UPDATE meta SET value = 99 WHERE name IN ('schema_version', 'oldest_reader')")
+        connection.close()
+        # What a stop of the power leaves has no index beside its log.
+        (ready.folder / "messages.db-shm").unlink(missing_ok=True)
+        assert (ready.folder / "messages.db-wal").exists() == (damage == "newer in the log")
     elif damage == "garbage":
         path.write_bytes(b"no database" * 1000)
     elif damage == "other program":
         path.unlink()
-        _database(ready).execute("CREATE TABLE theirs (x)")
+        connection = _database(ready)
+        connection.execute("CREATE TABLE theirs (x)")
+        connection.close()
     else:
         content = path.read_bytes()
         path.write_bytes(content[:8192] + bytes(8192) + content[16384:])
-    before = path.read_bytes()
+    if lock:
+        (ready.folder / "lock").write_text("of another time")
+    else:
+        (ready.folder / "lock").unlink()
+    before = _listing(ready.folder)
     with pytest.raises(StoreUnusable) as raised:
         await ready.open()
     assert "\n" not in str(raised.value)
-    assert path.read_bytes() == before
+    after = _listing(ready.folder)
+    if damage == "torn":
+        # That is found by a check that may take long, so this server says meanwhile that it has the folder.
+        before.pop("lock", None), after.pop("lock")
+    assert after == before
+
+
+async def test_a_folder_that_was_refused_can_be_had_by_the_next(ready: Bench) -> None:
+    await ready.close()
+    kept = (ready.folder / "messages.db").read_bytes()
+    (ready.folder / "messages.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreUnusable, match="not a database"):
+        await ready.open()
+    (ready.folder / "messages.db").write_bytes(kept)
+    await ready.open()
+    assert (await ready.send(ANN, BOB)).seq == 1
+
+
+async def test_another_program_that_only_looks_does_not_keep_a_server_from_its_log(ready: Bench) -> None:
+    """Killed with a log, and somebody's `sqlite3` is open on it: the server starts all the same."""
+    await ready.send(ANN, BOB)
+    killed = ready.folder.parent / "killed"
+    shutil.copytree(ready.folder, killed, ignore=lambda *_: ["lock", "messages.db-shm"])
+    other = apsw.Connection(str(killed / "messages.db"))
+    assert other.execute("SELECT count(*) FROM message").get == 1
+    await ready.close()
+    ready.folder = killed
+    await ready.open()
+    assert (await ready.send(ANN, BOB)).seq == 2
+    other.close()
 
 
 @pytest.mark.parametrize(

@@ -34,3 +34,34 @@ def open_reader(path: Path, busy_timeout: float, vfs: str | None = None) -> apsw
     connection.pragma("temp_store", "memory")
     connection.pragma("trusted_schema", False)
     return connection
+
+
+def open_to_look(path: Path, busy_timeout: float, vfs: str | None = None) -> apsw.Connection:
+    """A connection that leaves no trace in the folder, so that a database which is refused stays as it was.
+
+    Without a log beside it the file alone is the database, and is opened as one that nobody changes. With one, the index
+    of the log is kept in memory instead of a -shm file, for which no other program may have the database open; if one
+    has, that file is there already and is shared.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if not (log.exists() and log.stat().st_size):
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        return apsw.Connection(f"{path.absolute().as_uri()}?immutable=1", flags=flags, vfs=vfs)
+    alone = _open_to_look(path, vfs)
+    alone.pragma("locking_mode", "exclusive")
+    try:
+        alone.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    except apsw.BusyError:
+        alone.close(True)
+    else:
+        return alone
+    shared = _open_to_look(path, vfs)
+    shared.set_busy_timeout(int(busy_timeout * 1000))
+    return shared
+
+
+def _open_to_look(path: Path, vfs: str | None) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+    # Closing mustn't move the log into the database either.
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    return connection

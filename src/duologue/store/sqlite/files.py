@@ -45,7 +45,9 @@ class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Folder:
-    """A data folder that this process holds. Raises `StoreUnusable` if it can't be had; then nothing was touched."""
+    """A data folder that this process holds. Raises `StoreUnusable` if it can't be had; then nothing was touched.
+
+    Until `claim` nothing in it is changed, so that a folder whose content is refused stays as it was."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,7 +56,8 @@ class Folder:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StoreUnusable(f"the data folder {path} can't be made: {error.strerror}") from error
-        self._lock = self._take_lock()
+        self._claimed = False
+        self._lock, self._made_lock = self._take_lock()
         _warn_if_open_to_others(path)
         _warn_if_open_to_others(self.database)
 
@@ -99,27 +102,39 @@ class Folder:
         new.replace(self.path / MARK)
         self._sync()
 
+    def claim(self) -> None:
+        """Write down who holds the folder, for whoever is refused meanwhile."""
+        self._claimed = True
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+
     def release(self) -> None:
+        """Let others have the folder. One that was never claimed is left as it was found."""
+        if self._made_lock and not self._claimed:
+            (self.path / LOCK).unlink(missing_ok=True)
         os.close(self._lock)
 
-    def _take_lock(self) -> int:
-        # The lock file stays for ever: removing it would let a third server lock a file of the same name.
+    def _take_lock(self) -> tuple[int, bool]:
+        """The descriptor of the locked file, and whether the file was made for it."""
         path = self.path / LOCK
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreUnusable(f"the data folder {self.path} can't be written: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        while True:
+            made = not path.exists()
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise StoreUnusable(f"the data folder {self.path} can't be written: {error.strerror}") from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+                os.close(descriptor)
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise StoreUnusable(f"the data folder {self.path} is in use by process {holder}") from None
+                raise StoreUnusable(f"the data folder {self.path} can't be locked: {error.strerror}") from error
+            if os.fstat(descriptor).st_nlink:
+                return descriptor, made
+            # Whoever made the file left the folder as it was, and so removed it: a third may lock one of the same name.
             os.close(descriptor)
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise StoreUnusable(f"the data folder {self.path} is in use by process {holder}") from None
-            raise StoreUnusable(f"the data folder {self.path} can't be locked: {error.strerror}") from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-        return descriptor
 
     def _sync(self) -> None:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

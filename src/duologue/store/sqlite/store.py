@@ -14,7 +14,7 @@ from duologue.domain.model import DirectoryPage, HistoryPage, Person, Roster, Sy
 from duologue.domain.ports import Clock, Pending, Sink
 from duologue.store.committer import MAX_BATCH, MAX_PENDING, Committer
 from duologue.store.sqlite import queries, schema
-from duologue.store.sqlite.connection import open_reader, open_writer
+from duologue.store.sqlite.connection import open_reader, open_to_look, open_writer
 from duologue.store.sqlite.files import Folder
 from duologue.store.sqlite.readers import READERS, Readers
 from duologue.store.sqlite.wal import MAX_WAL, Wal
@@ -145,12 +145,10 @@ def _open(
     """Open all connections into `connections`, the writer first, and return epoch and incarnation."""
     held.make_database_file()
     mark = held.read_mark()
-    first = apsw.Connection(str(held.database), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+    first = open_to_look(held.database, busy_timeout, vfs)
     try:
-        # A refused folder stays as it was: closing mustn't move the log into the database either.
-        first.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        first.set_busy_timeout(int(busy_timeout * 1000))
         version = schema.check(first)
+        held.claim()
         left = held.is_left_as(mark, str(schema.read(first, "incarnation"))) if version else False
         if version and not (left and mark is not None and mark.clean):
             _log.warning("the last stop wasn't a clean one, or the files were replaced: checking the database")
