@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -15,26 +14,13 @@ from duologue.domain.errors import Code
 from duologue.domain.model import User
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt, Store
 from duologue.store.sqlite import SqliteStore
+from tests.support.clock import SetClock
 
 TIMEOUT = 20.0
 """Seconds that any one answer of a store may take in a test."""
 
 ANN, BOB, CAT = (User(character * 16, name) for character, name in (("a", "Ann"), ("b", "Bob"), ("c", "Cat")))
 NOBODY = "d" * 16
-
-
-class SetClock:
-    """A wall clock that a test sets, and the real monotonic one, which a test may put ahead."""
-
-    def __init__(self) -> None:
-        self.wall = 1_700_000_000_000
-        self.ahead = 0.0
-
-    def wall_ms(self) -> int:
-        return self.wall
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
 
 
 class Bench:
