@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from duologue.server.pages import ClientFiles, no_client
+from duologue.server.pages import ClientFiles, error_page, no_client
 
 
 def build_app(polling: ASGIApp, client: Path) -> Starlette:
@@ -21,7 +22,8 @@ def build_app(polling: ASGIApp, client: Path) -> Starlette:
             Route("/health", _health, methods=["GET"]),
             Mount("/socket.io", polling),
             Mount("/", page),
-        ]
+        ],
+        exception_handlers={HTTPException: error_page},
     )
 
 

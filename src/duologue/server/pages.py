@@ -8,7 +8,8 @@ from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, Response
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -70,7 +71,10 @@ class ClientFiles(StaticFiles):
         return response
 
     def _has(self, path: str) -> bool:
-        full_path, stat = self.lookup_path(path)
+        try:
+            full_path, stat = self.lookup_path(path)
+        except (OSError, ValueError):  # too long, or with a NUL: a name that no file can have
+            return False
         return stat is not None and os.path.isfile(full_path)
 
 
@@ -84,6 +88,13 @@ def _media_type(path: str) -> str:
         ".json": "application/json",
         ".webmanifest": "application/manifest+json",
     }.get(Path(path).suffix, "application/octet-stream")
+
+
+async def error_page(request: Request, error: Exception) -> Response:
+    """An `HTTPException` as a line of text: what a browser shows of it is guarded as the page is."""
+    assert isinstance(error, HTTPException)
+    headers = {**(error.headers or {}), **SECURITY_HEADERS, "cache-control": "no-store"}
+    return PlainTextResponse(error.detail, status_code=error.status_code, headers=headers)
 
 
 async def no_client(scope: Scope, receive: Receive, send: Send) -> None:
