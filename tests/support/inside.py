@@ -190,6 +190,10 @@ class Inside:
             "tasks": [task.get_name() for task in gateway._tasks if task.get_name() != "presence"],
         }
 
+    def timers(self) -> int:
+        """Deadlines of connections and sessions."""
+        return len(self.transport._engine.wheel)
+
     async def sockets_left(self, number: int) -> None:
         """Wait until the server has noticed that only so many connections are left."""
         await self.until(lambda: self.transport.counters.connections == number)
