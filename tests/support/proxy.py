@@ -45,6 +45,9 @@ class Lane:
     hold: bool = False
     """Stop reading: the sender's buffers fill, as with a reader that has gone to sleep. See `release`."""
 
+    hold_before: bytes | None = None
+    """A connection on which these bytes are about to pass waits with them, the others go on. See `release`."""
+
     delay: float = 0.0
     """Seconds that every chunk waits; order is kept."""
 
@@ -79,6 +82,7 @@ class Lane:
     def release(self) -> None:
         """Let what was held go on."""
         self.hold = False
+        self.hold_before = None
         self._changed.set()
 
     async def until_passed(self, count: int, timeout: float = CONNECT_TIMEOUT) -> None:
@@ -88,8 +92,8 @@ class Lane:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def _until_released(self) -> None:
-        while self.hold:
+    async def _until_released(self, data: bytes) -> None:
+        while self.hold or (self.hold_before is not None and self.hold_before in data):
             self._changed.clear()
             await self._changed.wait()
 
@@ -141,7 +145,7 @@ class _Connection:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane: Lane) -> None:
         held = b""
         while data := await reader.read(READ_SIZE):
-            await lane._until_released()
+            await lane._until_released(data)
             data, cut = lane._judge(data)
             if not lane.swallow:
                 held += data

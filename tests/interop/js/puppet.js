@@ -79,6 +79,10 @@ const orders = {
     return socket.io.engine.transport.name;
   },
 
+  sid() {
+    return socket.io.engine.id;
+  },
+
   auth({ auth }) {
     socket.auth = auth;
   },

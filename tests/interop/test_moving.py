@@ -1,0 +1,153 @@
+"""F30: the stock client moves from polling to a websocket in mid-conversation, and loses its polling session; the checker
+judges what it sent and saw."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.interop.conftest import StartPuppet
+from tests.promises.judge import judge
+from tests.support.client import ChatClient
+from tests.support.proxy import Proxy
+from tests.support.puppet import Puppet
+from tests.support.raw_http import HOST, RawHttp
+from tests.support.record import Ack, How, MessageKey, Record, Sent
+
+pytestmark = pytest.mark.asyncio
+
+UNDER_WAY = 8
+"""Messages that each side has in flight."""
+
+BEFORE = 50
+"""The seq, of both sides together, that is reached by polling."""
+
+AFTERWARDS = 100
+"""Messages of each side after the move."""
+
+QUICK = {"reconnectionDelay": 50, "reconnectionDelayMax": 200}
+
+
+class Recorded:
+    """A puppet whose doings the checker can judge. It speaks the guide's form, but with ids and acks."""
+
+    def __init__(self, puppet: Puppet, record: Record) -> None:
+        self.puppet = puppet
+        self.record = record
+        self.user_id = ""
+        self.session_id = ""
+
+    async def connect(self, url: str, **options: Any) -> None:
+        await self.puppet.connect(url, auth={"username": "the puppet"}, **QUICK, **options)
+        (session,) = await self.puppet.wait_for("session")
+        self.user_id, self.session_id = session["userID"], session["sessionID"]
+        # What it says when it has to come back.
+        await self.puppet.order("auth", auth={"sessionID": self.session_id})
+
+    async def send(self, to: str, content: str) -> None:
+        id = str(uuid.uuid4())
+        self.record.sent.append(Sent(self.user_id, to, id, content))
+        answer = await self.puppet.ask("private message", {"content": content, "to": to, "id": id})
+        assert "error" not in answer, answer
+        self.record.note_ack("puppet", Ack(MessageKey(self.user_id, to, id), answer["seq"], answer["at"]))
+
+    def note_what_it_saw(self) -> None:
+        """For the checker: every connection is a socket, which begins with the roster."""
+        log = None
+        for name, arguments in self.puppet.events:
+            if name == "session":
+                log = self.record.open_socket(self.user_id, "puppet")
+                log.reset = True
+            elif log is not None and name == "users":
+                for user in arguments[0]:
+                    log.note(user["messages"], How.ROSTER)
+            elif log is not None and name == "private message":
+                log.note(arguments, How.LIVE, arguments[0]["cursor"])
+            else:
+                continue
+            assert log is not None
+            log.keep()
+        self.record.complete["puppet"] = self.user_id
+
+
+async def talk(send: Any, to: str, who: str, until: asyncio.Event) -> None:
+    """Keep messages under way until told, and then some more."""
+    number = 0
+
+    async def one() -> None:
+        nonlocal number
+        left = AFTERWARDS // UNDER_WAY
+        while left:
+            if until.is_set():
+                left -= 1
+            number += 1
+            await send(to, f"{who} {number}")
+
+    await asyncio.gather(*(one() for _ in range(UNDER_WAY)))
+
+
+async def test_moving_to_the_websocket_while_both_sides_talk(
+    start_server: StartServer, start_puppet: StartPuppet
+) -> None:
+    server = start_server()
+    record = Record()
+    async with Proxy(server.port) as proxy, ChatClient(server.url, "bob", record) as bob:
+        puppet = Recorded(await start_puppet(), record)
+        # The stock client begins with polling and upgrades by itself, here as soon as the wire lets its websocket through.
+        proxy.to_server.hold_before = b"Upgrade: websocket"
+        await puppet.connect(proxy.url)
+        moved = asyncio.Event()
+        talking = asyncio.gather(
+            talk(puppet.send, bob.user_id, "the puppet says", moved), talk(bob.send, puppet.user_id, "bob says", moved)
+        )
+        await puppet.puppet.wait_for("private message", lambda args: args[0]["seq"] > BEFORE)
+        proxy.to_server.release()
+        assert await puppet.puppet.wait_for("@upgrade") == ["websocket"]
+        moved.set()
+        await talking
+        await bob.send(puppet.user_id, "the end")
+        await puppet.puppet.wait_for("private message", lambda args: args[0]["content"] == "the end")
+        assert not puppet.puppet.args_of("@disconnect")
+        puppet.note_what_it_saw()
+        await judge(record, bob)
+
+
+@pytest.mark.parametrize("loss", ["two polls at once", "a restart"])
+async def test_a_lost_polling_session_is_begun_anew(
+    start_server: StartServer, start_puppet: StartPuppet, loss: str
+) -> None:
+    """The session is closed, whoever asks for it gets 400, and the client comes back by itself, as the same user."""
+    server = start_server()
+    record = Record()
+    async with ChatClient(server.url, "bob", record) as bob:
+        puppet = Recorded(await start_puppet(), record)
+        await puppet.connect(server.url, transports=["polling"])
+        await puppet.send(bob.user_id, "before")
+        await bob.send(puppet.user_id, "before as well")
+        sid = await puppet.puppet.order("sid")
+        mark = puppet.puppet.mark()
+        if loss == "a restart":
+            await asyncio.to_thread(server.restart)
+            await bob.wait_ended()
+            await bob.connect_surely()
+        request = b"GET /socket.io/?EIO=4&transport=polling&sid=" + sid.encode() + b" HTTP/1.1\r\n" + HOST + b"\r\n"
+        async with RawHttp(server.url) as http:
+            http.write(request)
+            first = await http.response()
+            # Of two polls at once the one that came second gets the error; the other one is told of the end.
+            assert first.status == 400 or (first.status, first.body) == (200, b"1")
+            http.write(request)
+            assert (await http.response()).status == 400
+        await puppet.puppet.wait_for("@disconnect", since=mark)
+        (session,) = await puppet.puppet.wait_for("session", since=mark)
+        assert session["userID"] == puppet.user_id
+        await puppet.send(bob.user_id, "after")
+        await bob.wait_for_message("after")
+        await bob.send(puppet.user_id, "the end")
+        await puppet.puppet.wait_for("private message", lambda args: args[0]["content"] == "the end")
+        puppet.note_what_it_saw()
+        assert len(await judge(record, bob)) == 4
