@@ -37,14 +37,14 @@ PATIENCE: Final = 15.0
 LIMITS: Final = ChatLimits(
     max_content=8000, page=50, max_page=200, page_bytes=1_000_000, announce_people=1000, roster_messages=1000,
     roster_total=10_000, message_rate=1e6, message_burst=1e6, request_limit=16, max_watch=200, presence_grace=0,
-    typing_repeat=3, typing_expires=6,
+    typing_repeat=3, typing_expires=6, connect_rate=1e6, connect_burst=1e6,
 )  # fmt: skip
 """Generous, and without grace: whoever leaves is gone at once."""
 
 T = TypeVar("T")
 
 
-class TestClock:
+class MovedClock:
     """The real time, which a test may put ahead."""
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class GatedStore(SqliteStore):
 class Inside:
     """A running server and its parts."""
 
-    def __init__(self, folder: Path, bus: LocalBus, clock: TestClock, limits: ChatLimits) -> None:
+    def __init__(self, folder: Path, bus: LocalBus, clock: MovedClock, limits: ChatLimits) -> None:
         self.folder = folder
         self.bus = bus
         self.clock = clock
@@ -227,11 +227,11 @@ class Inside:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *, bus: LocalBus | None = None, clock: TestClock | None = None, **limits: float
+    folder: Path, *, bus: LocalBus | None = None, clock: MovedClock | None = None, **limits: float
 ) -> AsyncIterator[Inside]:
     """A server on a free port, `limits` over `LIMITS`; at the end it leaves in the order of `main`."""
     changed = msgspec.structs.replace(LIMITS, **limits)
-    inside = Inside(folder, bus or LocalBus(), clock or TestClock(), changed)
+    inside = Inside(folder, bus or LocalBus(), clock or MovedClock(), changed)
     await inside.open()
     gateway, transport = inside.gateway, inside.transport
     sockets = bind("127.0.0.1", 0)

@@ -10,7 +10,7 @@ from duologue.domain.identity import USER_ID_LENGTH, new_message_id
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import User
 from duologue.domain.ports import Clock, PendingMessage, PendingReceipt, Store
-from duologue.domain.rate import TokenBucket
+from duologue.domain.rate import RestingBuckets, TokenBucket
 
 MAX_POSITION: Final = 2**53
 """The largest integer that every JSON reader keeps exactly (RFC 8259, section 6)."""
@@ -19,14 +19,14 @@ MAX_POSITION: Final = 2**53
 class Sender:
     """What one user may send. Shared by all their sockets on this node, as is the rate."""
 
-    __slots__ = ("_bucket", "_limits", "_now", "_submit", "user")
+    __slots__ = ("_limits", "_now", "_submit", "bucket", "user")
 
-    def __init__(self, user: User, store: Store, clock: Clock, limits: ChatLimits) -> None:
+    def __init__(self, user: User, bucket: TokenBucket, store: Store, clock: Clock, limits: ChatLimits) -> None:
         self.user = user
         self._submit = store.submit
         self._now = clock.monotonic
         self._limits = limits
-        self._bucket = TokenBucket(limits.message_burst, clock.monotonic())
+        self.bucket = bucket
 
     def message(self, to: str, content: str, id: str | None, origin: object) -> None:
         """Submit a message; what became of it reaches the store's sink with `origin`. Raises `Refusal`."""
@@ -49,6 +49,29 @@ class Sender:
 
     def spend(self) -> None:
         """Take one from the user's allowance, of which every event costs one. Raises `Refusal(RATE_LIMITED)`."""
-        wait = self._bucket.take(self._now(), self._limits.message_rate, self._limits.message_burst)
+        wait = self.bucket.take(self._now(), self._limits.message_rate, self._limits.message_burst)
         if wait:
             raise Refusal(Code.RATE_LIMITED, retry_after=wait)
+
+
+class Senders:
+    """Makes the senders. A user's allowance outlives their last socket: who comes back has what they left."""
+
+    def __init__(self, store: Store, clock: Clock, limits: ChatLimits) -> None:
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        self._resting = RestingBuckets(limits.message_rate, limits.message_burst)
+
+    def __len__(self) -> int:
+        """Allowances kept for people who are not here."""
+        return len(self._resting)
+
+    def make(self, user: User) -> Sender:
+        """For a user's first socket."""
+        bucket = self._resting.take_back(user.id, self._clock.monotonic())
+        return Sender(user, bucket, self._store, self._clock, self._limits)
+
+    def leave(self, sender: Sender) -> None:
+        """The user's last socket is gone."""
+        self._resting.leave(sender.user.id, sender.bucket, self._clock.monotonic())

@@ -22,6 +22,9 @@ class ChatLimits(msgspec.Struct, frozen=True, kw_only=True):
     message_rate: float
     """Messages, receipts and typing hints a second and user, in the long run."""
     message_burst: float
+    connect_rate: float
+    """Sign-ins a second and address, in the long run."""
+    connect_burst: float
     request_limit: int
     """Requests that one socket may have under way."""
     max_watch: int

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Final
 
 MAX_BUCKETS: Final = 100_000
-"""Addresses that are remembered at once; the one that was quiet for longest is forgotten first."""
+"""Addresses or users that are remembered at once; the one that was quiet for longest is forgotten first."""
 
 
 class TokenBucket:
@@ -29,6 +29,35 @@ class TokenBucket:
             return 0.0
         self._tokens = tokens
         return (1.0 - tokens) / rate
+
+    def full(self, now: float, rate: float, burst: float) -> bool:
+        """Whether it's as good as a new one."""
+        return self._tokens + (now - self._at) * rate >= burst
+
+
+class RestingBuckets:
+    """The buckets of those who left before theirs was full again, so that coming back refills nothing."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take_back(self, key: str, now: float) -> TokenBucket:
+        """The bucket that was left, or a full one."""
+        return self._buckets.pop(key, None) or TokenBucket(self._burst, now)
+
+    def leave(self, key: str, bucket: TokenBucket, now: float) -> None:
+        buckets = self._buckets
+        while buckets and next(iter(buckets.values())).full(now, self._rate, self._burst):
+            buckets.popitem(last=False)
+        if not bucket.full(now, self._rate, self._burst):
+            buckets[key] = bucket
+            if len(buckets) > MAX_BUCKETS:
+                buckets.popitem(last=False)
 
 
 class KeyedBuckets:

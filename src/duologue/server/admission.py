@@ -9,13 +9,13 @@ from typing import Final
 import msgspec
 
 from duologue.actions import reading
-from duologue.actions.send import Sender
+from duologue.actions.send import Senders
 from duologue.actions.sessions import sign_in
 from duologue.domain.cursor import format_cursor
 from duologue.domain.errors import Code, Refusal
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import Roster, SyncPage, User
-from duologue.domain.ports import Clock, Store
+from duologue.domain.ports import Store
 from duologue.server import events
 from duologue.server.fitting import read_fitting, roster_messages, sync_messages
 from duologue.server.hub import Client, Hub
@@ -31,11 +31,11 @@ _decode_auth = msgspec.json.Decoder(events.Auth).decode
 
 
 class Admission:
-    def __init__(self, hub: Hub, presence: Presence, store: Store, clock: Clock, limits: ChatLimits) -> None:
+    def __init__(self, hub: Hub, presence: Presence, senders: Senders, store: Store, limits: ChatLimits) -> None:
         self._hub = hub
+        self._senders = senders
         self._presence = presence
         self._store = store
-        self._clock = clock
         self._limits = limits
         self._line = asyncio.Semaphore(ADMISSIONS_AT_ONCE)
 
@@ -48,7 +48,7 @@ class Admission:
         auth = _auth(raw)
         async with self._line:
             user, token = await sign_in(self._store, auth.session_id, auth.username)
-            sender = self._hub.sender_of(user.id) or Sender(user, self._store, self._clock, self._limits)
+            sender = self._hub.sender_of(user.id) or self._senders.make(user)
             syncs = isinstance(auth.sync, dict)
             client = Client(socket, sender, syncs)
             self._hub.attach(client)

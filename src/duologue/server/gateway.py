@@ -14,10 +14,12 @@ from typing import Any, Final
 
 import msgspec
 
+from duologue.actions.send import Senders
 from duologue.domain.errors import Code, DuologueError, Refusal
 from duologue.domain.identity import check_user_id
 from duologue.domain.limits import ChatLimits
 from duologue.domain.ports import Bus, Clock, Store
+from duologue.domain.rate import KeyedBuckets
 from duologue.server import events
 from duologue.server.admission import Admission
 from duologue.server.answers import refuse, refuse_connection
@@ -62,11 +64,14 @@ class Gateway:
         self._limits = limits
         self.hub = Hub(bus, self._catch_up, self._everybody_is_announced, limits.page_bytes)
         self.presence = Presence(self.hub, store, clock, limits)
-        self._admission = Admission(self.hub, self.presence, store, clock, limits)
+        self.senders = Senders(store, clock, limits)
+        self._admission = Admission(self.hub, self.presence, self.senders, store, limits)
         self._catchup = CatchUp(self.hub, self.presence, store, limits)
         self._requests = Requests(store, self.presence, limits)
         self._tasks: set[asyncio.Task[None]] = set()
         self._admissions: dict[Socket, asyncio.Task[None]] = {}
+        self._sign_ins = KeyedBuckets(limits.connect_rate, limits.connect_burst)
+        self._clock = clock
         self._draining = False
         self._handlers: dict[str, Callable[[Client, Any, int | None], None]] = {
             "private message": self._private_message,
@@ -94,6 +99,10 @@ class Gateway:
             socket.refuse("Invalid namespace")
         elif self._draining:
             socket.close(_DRAINING)
+        elif self._sign_ins.take(socket.address, self._clock.monotonic()):
+            # Whoever takes a new connection for each was bounded before; this is for many on one.
+            logger.warning("%s: closed at sign-in: %s", socket.address, Code.RATE_LIMITED)
+            socket.close(Code.RATE_LIMITED)
         else:
             self._admissions[socket] = self._spawn(self._admit(socket, auth), "admission")
 
@@ -106,6 +115,8 @@ class Gateway:
             socket.data = None
             self.hub.detach(client)
             self.presence.depart(client)
+            if not self.hub.is_here(client.user_id):
+                self.senders.leave(client.sender)
 
     def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
         client: Client = socket.data
