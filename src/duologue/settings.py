@@ -72,6 +72,13 @@ class Settings:
         unit="people",
         low=0,
     )
+    roster_people: int = _setting(
+        10_000,
+        "Latest conversations whose people a client that doesn't sync is told of, where it isn't told of everybody.",
+        unit="people",
+        low=1,
+        high=1_000_000,
+    )
     roster_messages: int = _setting(
         1000,
         "Latest messages of each conversation for a client that doesn't sync.",

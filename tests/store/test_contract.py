@@ -75,7 +75,7 @@ async def test_a_conversation_with_oneself(ready: Bench) -> None:
     assert page.version == 1
     assert page.conversations[0].unread == 0
     assert [m.id for m in page.conversations[0].messages] == [sent.id]
-    assert await ready.store.peers(ANN.id) == [ANN.id]
+    assert await ready.store.peers(ANN.id, 10) == [ANN.id]
 
 
 async def test_receipts_only_move_forward_and_never_past_the_end(ready: Bench) -> None:
@@ -199,13 +199,13 @@ async def test_people_sessions_and_the_directory(ready: Bench) -> None:
 async def test_roster_of_few_and_of_many(ready: Bench) -> None:
     for _ in range(5):
         await ready.send(ANN, BOB)
-    few = await ready.store.roster(ANN.id, 3, 4, 100)
+    few = await ready.store.roster(ANN.id, 3, 10, 4, 100)
     assert {user.name: [m.seq for m in messages] for user, messages in few.people} == {
         "Ann": [],
         "Bob": [2, 3, 4, 5],
         "Cat": [],
     }
-    many = await ready.store.roster(ANN.id, 2, 4, 3)
+    many = await ready.store.roster(ANN.id, 2, 10, 4, 3)
     assert {user.name: [m.seq for m in messages] for user, messages in many.people} == {"Ann": [], "Bob": [3, 4, 5]}
     assert many.version == 5
 

@@ -38,10 +38,10 @@ async def test_reads_take_a_fixed_number_of_statements(ready: Bench) -> None:
     await ready.commit(*(PendingMessage(ANN.id, u.id, f"m{n}", "x", None) for n in range(30) for u in (ANN, BOB, CAT)))
     assert _cost(ready, lambda c: queries.sync(c, ANN.id, None, None, 50, 50, 500))[0] == 3
     assert _cost(ready, lambda c: queries.sync(c, ANN.id, 5, None, 50, 50, 500))[0] == 3
-    assert _cost(ready, lambda c: queries.roster(c, ANN.id, 10, 50, 500))[0] == 4
-    assert _cost(ready, lambda c: queries.roster(c, ANN.id, 1, 50, 500))[0] == 5
+    assert _cost(ready, lambda c: queries.roster(c, ANN.id, 10, 10, 50, 500))[0] == 4
+    assert _cost(ready, lambda c: queries.roster(c, ANN.id, 1, 10, 50, 500))[0] == 5
     assert _cost(ready, lambda c: queries.history(c, ANN.id, BOB.id, None, None, 50))[0] == 4
-    assert _cost(ready, lambda c: queries.peers(c, ANN.id))[0] == 2
+    assert _cost(ready, lambda c: queries.peers(c, ANN.id, 10))[0] == 2
 
 
 async def test_a_reconnect_costs_the_same_after_a_hundred_times_the_history(ready: Bench) -> None:

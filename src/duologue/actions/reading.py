@@ -46,7 +46,7 @@ async def _sync(
 
 
 async def roster(store: Store, limits: ChatLimits, user: str, total: int) -> Roster:
-    return await store.roster(user, limits.announce_people, limits.roster_messages, total)
+    return await store.roster(user, limits.announce_people, limits.roster_people, limits.roster_messages, total)
 
 
 async def history(

@@ -17,6 +17,8 @@ class ChatLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of messages in one answer, whatever the counts allow."""
     announce_people: int
     """Up to so many people everybody is announced to everybody."""
+    roster_people: int
+    """Beyond `announce_people`: conversations, the latest ones, whose people are listed and told of each other."""
     roster_messages: int
     roster_total: int
     message_rate: float

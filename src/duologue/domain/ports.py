@@ -108,8 +108,9 @@ class Store(Protocol):
         """People with ids above `after` ('' for the start)."""
         ...
 
-    async def peers(self, user: str) -> list[str]:
-        """The ids of all with whom the user has a conversation (themselves too, if they wrote to themselves)."""
+    async def peers(self, user: str, limit: int) -> list[str]:
+        """The ids of those with whom the user has a conversation (themselves too, if they wrote to themselves): of the
+        `limit` conversations that changed last, the latest first."""
         ...
 
     async def sync(
@@ -125,9 +126,11 @@ class Store(Protocol):
         """
         ...
 
-    async def roster(self, user: str, everybody_up_to: int, per_conversation: int, total: int) -> Roster:
+    async def roster(
+        self, user: str, everybody_up_to: int, acquaintances: int, per_conversation: int, total: int
+    ) -> Roster:
         """Everybody, if there are at most `everybody_up_to` people; else those with whom the user has a conversation,
-        and the user. The user is always among them."""
+        of the `acquaintances` that changed last, and the user. The user is always among them."""
         ...
 
     async def history(self, user: str, peer: str, before: int | None, after: int | None, limit: int) -> HistoryPage:

@@ -17,7 +17,7 @@ from duologue.domain.limits import ChatLimits
 from duologue.domain.model import Roster, SyncPage, User
 from duologue.domain.ports import Store
 from duologue.server import events
-from duologue.server.fitting import read_fitting, roster_messages, sync_messages
+from duologue.server.fitting import read_fitting, roster_besides, roster_messages, sync_besides, sync_messages
 from duologue.server.hub import Client, Hub
 from duologue.server.presence import Presence
 from duologue.server.transport import Frame, Socket
@@ -71,7 +71,7 @@ class Admission:
         async def read(total: int) -> tuple[SyncPage, bool]:
             return await reading.first_sync(self._store, limits, user.id, since, total)
 
-        page, reset = await read_fitting(read, sync_messages, limits.sync_total, limits.page_bytes)
+        page, reset = await read_fitting(read, sync_messages, sync_besides, limits.sync_total, limits.page_bytes)
         cursor = format_cursor(self._store.epoch, page.version)
 
         def frame() -> Frame:
@@ -86,7 +86,7 @@ class Admission:
         async def read(total: int) -> Roster:
             return await reading.roster(self._store, limits, user.id, total)
 
-        roster = await read_fitting(read, roster_messages, limits.roster_total, limits.page_bytes)
+        roster = await read_fitting(read, roster_messages, roster_besides, limits.roster_total, limits.page_bytes)
 
         def frame() -> Frame:
             is_online = self._presence.is_online

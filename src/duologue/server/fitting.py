@@ -15,6 +15,10 @@ import msgspec
 from duologue.domain.model import Message, Roster, SyncPage
 from duologue.server import events
 
+_PERSON: Final = 256
+_CONVERSATION: Final = 448
+"""Bytes of JSON that one has beside the messages; a name of 32 characters has up to 128."""
+
 Page = TypeVar("Page")
 
 _MOST_BYTES_A_CHARACTER: Final = 6
@@ -25,20 +29,34 @@ _OVERHEAD: Final = 256
 
 
 async def read_fitting(
-    read: Callable[[int], Awaitable[Page]], messages: Callable[[Page], Iterable[Message]], total: int, max_bytes: int
+    read: Callable[[int], Awaitable[Page]],
+    messages: Callable[[Page], Iterable[Message]],
+    besides: Callable[[Page], int],
+    total: int,
+    max_bytes: int,
 ) -> Page:
-    """`read(total)`, with a smaller total until the page's messages have at most `max_bytes` of JSON, or total is 0."""
+    """`read(total)`, with a smaller total until the page's messages, with what there is besides, have at most
+    `max_bytes` of JSON, or total is 0."""
     while True:
         page = await read(total)
-        size = _size(messages(page), max_bytes)
-        if size <= max_bytes or total == 0:
+        room = max(0, max_bytes - besides(page))
+        size = _size(messages(page), room)
+        if size <= room or total == 0:
             return page
         # An eighth less than the average message suggests, so that a second attempt usually does.
-        total = total * max_bytes // (size + size // 8)
+        total = total * room // (size + size // 8)
 
 
 def sync_messages(answer: tuple[SyncPage, bool]) -> Iterable[Message]:
     return (message for conversation in answer[0].conversations for message in conversation.messages)
+
+
+def sync_besides(answer: tuple[SyncPage, bool]) -> int:
+    return _CONVERSATION * len(answer[0].conversations)
+
+
+def roster_besides(roster: Roster) -> int:
+    return _PERSON * len(roster.people)
 
 
 def roster_messages(roster: Roster) -> Iterable[Message]:

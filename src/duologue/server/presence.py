@@ -154,7 +154,8 @@ class Presence:
                 self._changed.clear()
                 await self._changed.wait()
             users = [self._untold.popitem(last=False)[0] for _ in range(min(READ_AT_ONCE, len(self._untold)))]
-            answers = await asyncio.gather(*map(self._store.peers, users), return_exceptions=True)
+            reads = [self._store.peers(user_id, self._limits.roster_people) for user_id in users]
+            answers = await asyncio.gather(*reads, return_exceptions=True)
             failed = False
             for user_id, peers in zip(users, answers, strict=True):
                 if isinstance(peers, BaseException):

@@ -11,7 +11,7 @@ from duologue.domain.limits import ChatLimits
 from duologue.domain.model import SyncPage
 from duologue.domain.ports import Store
 from duologue.server import events
-from duologue.server.fitting import fit, read_fitting, sync_messages
+from duologue.server.fitting import fit, read_fitting, sync_besides, sync_messages
 from duologue.server.hub import Client
 from duologue.server.presence import Presence
 
@@ -38,7 +38,7 @@ class Requests:
         async def read(total: int) -> tuple[SyncPage, bool]:
             return await reading.next_sync(self._store, limits, client.user_id, asked.since, asked.next, total)
 
-        page, reset = await read_fitting(read, sync_messages, limits.sync_total, limits.page_bytes)
+        page, reset = await read_fitting(read, sync_messages, sync_besides, limits.sync_total, limits.page_bytes)
         cursor = format_cursor(self._store.epoch, page.version)
         user = client.sender.user
         return events.sync(page, cursor, reset, user, self._limits, self._presence.is_online)

@@ -36,7 +36,7 @@ _PEOPLE = "SELECT id, name, last_seen FROM person WHERE id IN (SELECT value FROM
 
 _DIRECTORY = "SELECT id, name, last_seen FROM person WHERE id > ? ORDER BY id LIMIT ?"
 
-_PEERS = "SELECT id FROM dialog JOIN person ON key = peer WHERE user = ?"
+_PEERS = "SELECT id FROM dialog JOIN person ON key = peer WHERE user = ? ORDER BY version DESC LIMIT ?"
 
 _LAST_SEQ = "SELECT seq FROM dialog WHERE user = ? AND peer = ?"
 
@@ -79,7 +79,8 @@ _EVERYBODY = "SELECT key, id, name FROM person LIMIT ?"
 
 _ACQUAINTANCES = """
     SELECT key, id, name FROM person WHERE key = :me
-    UNION SELECT key, id, name FROM dialog JOIN person ON key = peer WHERE user = :me
+    UNION SELECT key, id, name FROM (SELECT peer FROM dialog WHERE user = :me ORDER BY version DESC LIMIT :limit)
+    JOIN person ON key = peer
 """
 
 _HEADS = "SELECT peer, id, seq FROM dialog JOIN person ON key = peer WHERE user = ? ORDER BY version DESC LIMIT ?"
@@ -103,9 +104,9 @@ def directory(connection: apsw.Connection, after: str, limit: int) -> DirectoryP
     return DirectoryPage(tuple(found[:limit]), found[limit - 1].user.id)
 
 
-def peers(connection: apsw.Connection, user: str) -> list[str]:
+def peers(connection: apsw.Connection, user: str, limit: int) -> list[str]:
     me, _, _ = _person(connection, user)
-    return [peer for (peer,) in _rows(connection, _PEERS, (me,))]
+    return [peer for (peer,) in _rows(connection, _PEERS, (me, limit))]
 
 
 def sync(
@@ -139,14 +140,18 @@ def sync(
     return SyncPage(version, known, tuple(found), page[-1][3] if len(rows) > len(page) and page else None)
 
 
-def roster(connection: apsw.Connection, user: str, everybody_up_to: int, per_conversation: int, total: int) -> Roster:
+def roster(
+    connection: apsw.Connection, user: str, everybody_up_to: int, acquaintances: int, per_conversation: int, total: int
+) -> Roster:
     """Four statements, five if there are more people than `everybody_up_to`. Where `total` isn't enough for all, the
     conversations that changed last come first."""
     me, _, version = _person(connection, user)
     rows = list(_rows(connection, _EVERYBODY, (everybody_up_to + 1,)))
     if len(rows) > everybody_up_to:
-        rows = list(_rows(connection, _ACQUAINTANCES, {"me": me}))
-    heads = list(_rows(connection, _HEADS, (me, total)))
+        rows = list(_rows(connection, _ACQUAINTANCES, {"me": me, "limit": acquaintances}))
+        heads = list(_rows(connection, _HEADS, (me, min(acquaintances, total))))
+    else:
+        heads = list(_rows(connection, _HEADS, (me, total)))
     firsts = _share(((0, seq) for _, _, seq in heads), per_conversation, total, at_least=0)
     ranges = [(peer, first, seq) for (peer, _, seq), first in zip(heads, firsts, strict=True)]
     found = _ranges(connection, me, user, {key: peer for key, peer, _ in heads}, ranges)

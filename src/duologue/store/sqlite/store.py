@@ -110,16 +110,18 @@ class SqliteStore:
     async def directory(self, after: str, limit: int) -> DirectoryPage:
         return await self._readers.run(queries.directory, after, limit)
 
-    async def peers(self, user: str) -> list[str]:
-        return await self._readers.run(queries.peers, user)
+    async def peers(self, user: str, limit: int) -> list[str]:
+        return await self._readers.run(queries.peers, user, limit)
 
     async def sync(
         self, user: str, since: int | None, before: int | None, conversations: int, per_conversation: int, total: int
     ) -> SyncPage:
         return await self._readers.run(queries.sync, user, since, before, conversations, per_conversation, total)
 
-    async def roster(self, user: str, everybody_up_to: int, per_conversation: int, total: int) -> Roster:
-        return await self._readers.run(queries.roster, user, everybody_up_to, per_conversation, total)
+    async def roster(
+        self, user: str, everybody_up_to: int, acquaintances: int, per_conversation: int, total: int
+    ) -> Roster:
+        return await self._readers.run(queries.roster, user, everybody_up_to, acquaintances, per_conversation, total)
 
     async def history(self, user: str, peer: str, before: int | None, after: int | None, limit: int) -> HistoryPage:
         return await self._readers.run(queries.history, user, peer, before, after, limit)
