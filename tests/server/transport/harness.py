@@ -6,20 +6,23 @@ import asyncio
 import base64
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import uvicorn
 from msgspec import Raw
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
 
 from duologue.server.transport import Frame, Limits, Socket, SocketServer, TransportConfig, encode_event
 
 PATIENCE = 10.0
 """Seconds after which something that ought to happen counts as not happening."""
 
+LARGE = 50_000_000
 
 Serve = Callable[..., AbstractAsyncContextManager["Running"]]
 
@@ -49,10 +52,11 @@ class Recorder:
 
 
 class Running:
-    def __init__(self, server: SocketServer, app: Recorder, port: int) -> None:
+    def __init__(self, server: SocketServer, app: Recorder, port: int, http_connections: Collection[object]) -> None:
         self.server = server
         self.app = app
         self.port = port
+        self.http_connections = http_connections
         self._writers: list[asyncio.StreamWriter] = []
 
     async def open(self) -> Peer:
@@ -149,13 +153,18 @@ class Peer:
                 return b""
 
 
+async def _large(request: Request) -> Response:
+    """More than the system's buffers take for a peer that doesn't read."""
+    return Response(bytes(LARGE))
+
+
 @asynccontextmanager
 async def serving(limits: Limits | None = None, admit: Any = None, **settings: Any) -> AsyncIterator[Running]:
     app = Recorder()
     server = SocketServer(app, TransportConfig(**settings), limits, admit=admit)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        Starlette(routes=[Mount("/socket.io", server.asgi)]),
+        Starlette(routes=[Mount("/socket.io", server.asgi), Route("/large", _large)]),
         ws=server.ws_protocol_class(),  # type: ignore[arg-type]
         http=server.http_protocol_class(),
         lifespan="off",
@@ -166,7 +175,7 @@ async def serving(limits: Limits | None = None, admit: Any = None, **settings: A
     config.load()
     web.lifespan = config.lifespan_class(config)
     await web.startup(sockets=[listener])
-    running = Running(server, app, listener.getsockname()[1])
+    running = Running(server, app, listener.getsockname()[1], web.server_state.connections)
     try:
         yield running
     finally:

@@ -18,7 +18,9 @@ class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
     body_timeout: float = 30.0
     """How long the body of a POST may take."""
     header_timeout: float = 10.0
-    """How long a request's headers may take, from the connection or the first byte."""
+    """How long a request's headers may take: from the connection, the first byte, or the answer to the last request."""
+    write_timeout: float = 30.0
+    """How long an HTTP answer may wait until its peer reads on."""
     close_timeout: float = 2.0
     """How long a peer may take to answer a close frame, and all of them together to go at a drain."""
     max_header_bytes: int = 32_768

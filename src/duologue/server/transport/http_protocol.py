@@ -1,4 +1,5 @@
-"""uvicorn's HTTP protocol with the bounds that it lacks: on the time for headers, on framing, on pipelined requests."""
+"""uvicorn's HTTP protocol with the bounds that it lacks: on the time for headers, on framing, on pipelined
+requests, on readers."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
 
     class BoundedHttpProtocol(HttpToolsProtocol):
         """Closes peers that connect and say nothing, whose headers come slowly or never end, whose chunks and trailers
-        are mere framing, or that send many requests without waiting for an answer."""
+        are mere framing, that send many requests without waiting for an answer, or that don't read theirs."""
 
         due = 0
         _received = 0
@@ -47,6 +48,28 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
                 and not self.transport.is_closing()
             ):
                 self.send_400_response("Too much besides the body.")
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            # From here to the next headers. uvicorn's own timer is put off by every byte, an empty line or the rest of
+            # a body included, and its close waits for ever for a peer that doesn't read.
+            if self.cycle.response_complete and not self.flow.write_paused:
+                wheel.schedule(self, config.header_timeout)
+
+        def send_400_response(self, msg: str) -> None:
+            super().send_400_response(msg)
+            wheel.schedule(self, config.header_timeout)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            wheel.schedule(self, config.write_timeout)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self.cycle.response_complete:
+                wheel.schedule(self, config.header_timeout)
+            else:
+                wheel.cancel(self)
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
@@ -75,8 +98,7 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
             self.parser = None  # type: ignore[assignment]  # it holds this object, which nobody needs any more
 
         def expire(self) -> None:
-            if not self.transport.is_closing():
-                self.transport.abort()
+            self.transport.abort()
 
         def shutdown(self) -> None:
             wheel.cancel(self)
