@@ -80,6 +80,6 @@ async def test_an_answer_that_nobody_reads(serve: Serve) -> None:
 
 
 async def test_an_answer_that_is_read_in_time(serve: Serve) -> None:
-    async with serve(write_timeout=0.3) as running:
+    async with serve(write_timeout=10) as running:
         status, body = await running.request(b"GET /large HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert (status, len(body)) == (200, LARGE)
