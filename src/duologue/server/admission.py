@@ -59,11 +59,12 @@ class Admission:
             else:
                 version, first = await self._roster(user)
         socket.accept()
+        if not socket.connected:
+            return
+        self._presence.arrive(client)  # before the page, which lists its own reader as online
         socket.send(Frame(encode_event("session", events.session(token, user))))
         socket.send(first())  # encoded only now, so that it says who is online now
         self._hub.go_live(client, version)
-        if socket.connected:  # its backlog may have been more than it could take
-            self._presence.arrive(client)
 
     async def _sync_page(self, user: User, since: object) -> tuple[int, Callable[[], Frame]]:
         limits = self._limits
