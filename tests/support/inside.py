@@ -29,7 +29,7 @@ from duologue.main import bind
 from duologue.server.app import build_app
 from duologue.server.gateway import ARGUMENTS, Gateway
 from duologue.server.outcomes import Outcomes
-from duologue.server.transport import SocketServer
+from duologue.server.transport import SocketServer, TransportConfig
 from duologue.store.sqlite import SqliteStore
 
 PATIENCE: Final = 15.0
@@ -143,11 +143,14 @@ class GatedStore(SqliteStore):
 class Inside:
     """A running server and its parts."""
 
-    def __init__(self, folder: Path, bus: LocalBus, clock: MovedClock, limits: ChatLimits) -> None:
+    def __init__(
+        self, folder: Path, bus: LocalBus, clock: MovedClock, limits: ChatLimits, config: TransportConfig | None
+    ) -> None:
         self.folder = folder
         self.bus = bus
         self.clock = clock
         self.limits = limits
+        self._config = config
         self.url = ""
         self.store: GatedStore
         self.gateway: Gateway
@@ -163,7 +166,9 @@ class Inside:
         self.gateway = Gateway(store, self.bus, self.clock, self.limits)
         self._outcomes = Outcomes(self.gateway.hub, self.gateway.presence, self.bus, store.epoch)
         self.bus.connect(self.gateway.hub.receive)
-        self.transport = SocketServer(self.gateway, types=ARGUMENTS, on_typed_event=self.gateway.on_typed_event)
+        self.transport = SocketServer(
+            self.gateway, self._config, types=ARGUMENTS, on_typed_event=self.gateway.on_typed_event
+        )
 
     @contextmanager
     def hold_outcomes(self) -> Iterator[Gate]:
@@ -185,7 +190,10 @@ class Inside:
             "admissions": gateway._admissions,
             "guide clients": presence._guide_clients,
             "watchers": presence._watchers,
+            "online": presence._online,
             "leaving": presence._leaving,
+            "untold": presence._untold,
+            "timers": self.transport._engine.wheel,
             "connections": range(self.transport.counters.connections),
             "tasks": [task.get_name() for task in gateway._tasks if task.get_name() != "presence"],
         }
@@ -227,22 +235,27 @@ class Inside:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *, bus: LocalBus | None = None, clock: MovedClock | None = None, **limits: float
+    folder: Path,
+    *,
+    bus: LocalBus | None = None,
+    clock: MovedClock | None = None,
+    config: TransportConfig | None = None,
+    **limits: float,
 ) -> AsyncIterator[Inside]:
     """A server on a free port, `limits` over `LIMITS`; at the end it leaves in the order of `main`."""
     changed = msgspec.structs.replace(LIMITS, **limits)
-    inside = Inside(folder, bus or LocalBus(), clock or MovedClock(), changed)
+    inside = Inside(folder, bus or LocalBus(), clock or MovedClock(), changed, config)
     await inside.open()
     gateway, transport = inside.gateway, inside.transport
     sockets = bind("127.0.0.1", 0)
     ws: Any = transport.ws_protocol_class()  # uvicorn says Protocol, and means any protocol class
-    config = uvicorn.Config(
+    http = uvicorn.Config(
         build_app(transport.asgi, folder / "no client"), http=transport.http_protocol_class(), ws=ws, lifespan="off",
         log_config=None, access_log=False,
     )  # fmt: skip
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
+    http.load()
+    server = uvicorn.Server(http)
+    server.lifespan = http.lifespan_class(http)
     await gateway.start()
     await transport.start()
     await server.startup(sockets=sockets)

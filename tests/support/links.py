@@ -149,14 +149,22 @@ class PollingLink:
     @classmethod
     async def open(cls, url: str, receiver: Receiver) -> PollingLink:
         link = cls(url, receiver)
+        packets: list[bytes] = []
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 packets = await link._get(link._base)
         except (aiohttp.ClientError, OSError, TimeoutError) as failure:
-            await link._http.close()
             raise LinkFailed(repr(failure)) from failure
+        finally:
+            if not packets:
+                await link._http.close()
         link._session = f"{link._base}&sid={msgspec.json.decode(packets[0][1:])['sid']}"
         link._task = asyncio.create_task(link._run())
+        try:
+            await asyncio.sleep(0)  # a task that's cancelled before its first step would close nothing
+        except asyncio.CancelledError:
+            link.abort()
+            raise
         return link
 
     async def _run(self) -> None:
