@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import shutil
 import sqlite3
@@ -85,6 +86,38 @@ async def test_the_clock_jumps(start_server: StartServer, tmp_path: Path) -> Non
     await bob.close()
 
 
+async def test_the_clock_jumps_under_load(start_server: StartServer, tmp_path: Path) -> None:
+    """F8 within one life: an hour back and an hour forward while people talk. No order depends on it, nor a heartbeat."""
+    offset = tmp_path / "offset"
+    offset.write_text("+0")
+    env = {
+        "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }  # fmt: skip
+    server = start_server("--ping-interval", "0.5", "--ping-timeout", "0.5", env=env)
+    record = Record()
+    async with ChatClient(server.url, "alice", record) as alice, ChatClient(server.url, "bob", record) as bob:
+        times: list[int] = []
+
+        async def speak(person: ChatClient, peer: ChatClient) -> None:
+            for number in range(150):
+                times.append((await person.send(peer.user_id, f"{person.username} {number}"))["at"])
+
+        talking = asyncio.gather(speak(alice, bob), speak(bob, alice))
+        for place, jump in ((60, "-3600"), (160, "+3600"), (240, "+0")):
+            await record.until_acknowledged(place)
+            offset.write_text(jump)
+        await talking
+        assert alice.connected
+        assert bob.connected
+        steps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        assert min(steps) < -HOUR_MS * 0.9, "the clock of the server did not jump"
+        assert max(steps) > HOUR_MS * 1.9, "the clock of the server did not jump"
+        await judge(record, alice, bob)
+    lives = {log.number for log in record.sockets if log.device in (alice.device, bob.device)}
+    assert lives == {1, 2}, "somebody was disconnected before the judge had them come back"
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB. Needs root, as CI has."""
@@ -158,6 +191,46 @@ async def test_another_process_holds_the_write_lock(start_server: StartServer, t
         other.close()
         await alice.send_surely(bob.user_id, "busy", id="00000000-0000-4000-8000-000000000001")
         await judge(record, alice, bob)
+
+
+async def pin_the_log(start_server: StartServer, data: Path, messages: int, size: int) -> None:
+    """F27: a reader from outside holds an old snapshot while many messages are written, so that the log can't be emptied."""
+    server = start_server("--message-rate", "1000000", "--message-burst", "1000000", data=data)
+    record = Record()
+    async with ChatClient(server.url, "alice", record) as alice, ChatClient(server.url, "bob", record) as bob:
+        await alice.send(bob.user_id, "before")
+        (database,) = data.glob("*.db")
+        log = database.with_name(database.name + "-wal")
+        reader = sqlite3.connect(database, isolation_level=None)
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM message").fetchone() == (1,)
+        text = "x" * size
+        for start in range(0, messages, 500):
+            await asyncio.gather(*(alice.send(bob.user_id, f"{start + each} {text}") for each in range(500)))
+        pinned = log.stat().st_size
+        assert reader.execute("SELECT count(*) FROM message").fetchone() == (1,), "the snapshot was not held"
+        assert pinned > messages * len(text), "the log was emptied under a reader"
+        server.wait_for_log("another process holds an old snapshot")
+        reader.execute("COMMIT")
+        reader.close()
+        # The log starts over: what is written from here on takes no further space, and a restart cuts it.
+        for start in range(0, 4_000, 500):
+            await asyncio.gather(*(alice.send(bob.user_id, f"after {start + each} {text}") for each in range(500)))
+        assert log.stat().st_size <= pinned * 1.2
+        await judge(record, alice, bob)
+    assert server.terminate() == 0
+    assert not log.exists() or log.stat().st_size == 0
+
+
+@pytest.mark.timeout(180)
+async def test_a_reader_pins_the_log(start_server: StartServer, tmp_path: Path) -> None:
+    await pin_the_log(start_server, tmp_path / "data", 40_000, 1_000)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+async def test_a_reader_pins_the_log_for_a_million_messages(start_server: StartServer, tmp_path: Path) -> None:
+    await pin_the_log(start_server, tmp_path / "data", 1_000_000, 60)
 
 
 async def test_no_ack_leaves_before_its_sync(start_server: StartServer, tmp_path: Path) -> None:

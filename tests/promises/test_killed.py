@@ -48,9 +48,7 @@ class Talk:
 
     async def acknowledged(self, more: int) -> None:
         """Wait until so many further messages were acknowledged."""
-        wanted = len(self.record.acks) + more
-        while len(self.record.acks) < wanted:
-            await asyncio.sleep(0.001)
+        await self.record.until_acknowledged(len(self.record.acks) + more)
 
     async def judge(self) -> None:
         for device in (*self.people, self.second):

@@ -6,6 +6,7 @@ in the order in which it happened.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
@@ -125,6 +126,14 @@ class Record:
     broken: list[str] = field(default_factory=list)
     """What a client found wrong by itself, such as a page that left out a message without a gap."""
 
+    _acknowledged: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    async def until_acknowledged(self, count: int) -> None:
+        """Wait until there are so many answers in all."""
+        while len(self.acks) < count:
+            self._acknowledged.clear()
+            await self._acknowledged.wait()
+
     def open_socket(self, reader: str, device: str) -> SocketLog:
         number = sum(log.device == device for log in self.sockets) + 1
         log = SocketLog(reader, device, number)
@@ -133,4 +142,5 @@ class Record:
 
     def note_ack(self, device: str, ack: Ack) -> None:
         self.acks.append(ack)
+        self._acknowledged.set()
         self.acked_to.setdefault(device, set()).add(ack.key)
