@@ -358,7 +358,7 @@ class Session:
         self.state = State.CLOSED
         self._shared.wheel.cancel(self)
         self._shared.forget(self)
-        log.log(log_level, "session %s of %s closed: %s", self.sid[:6], self.address, reason)
+        log.log(log_level, "session %s of %s closed: %s", self.sid[:6], self.address, reason, extra={"kind": reason})
         websocket, self._websocket = self._websocket, None
         probe, self._probe = self._probe, None
         if websocket is not None:
