@@ -23,7 +23,7 @@ from duologue.bus.local import LocalBus
 from duologue.domain.errors import StoreUnusable
 from duologue.domain.limits import ChatLimits
 from duologue.domain.ports import Pending
-from duologue.domain.rate import KeyedBuckets
+from duologue.domain.rate import AddressBuckets
 from duologue.server.app import build_app
 from duologue.server.gateway import ARGUMENTS, Gateway
 from duologue.server.outcomes import Outcomes
@@ -178,7 +178,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
     gateway = Gateway(store, bus, clock, limits)
     outcomes = Outcomes(gateway.hub, gateway.presence, bus, store.epoch)
     bus.connect(gateway.hub.receive)
-    connections = KeyedBuckets(settings.connect_rate, settings.connect_burst)
+    connections = AddressBuckets(settings.connect_rate, settings.connect_burst)
 
     def admit(address: str) -> float | None:
         return connections.take(address, clock.monotonic()) or None

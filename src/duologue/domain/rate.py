@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from ipaddress import IPv6Address
 from typing import Final
 
 MAX_BUCKETS: Final = 100_000
@@ -60,8 +61,8 @@ class RestingBuckets:
                 buckets.popitem(last=False)
 
 
-class KeyedBuckets:
-    """A bucket per key, for keys that anybody can make up (addresses)."""
+class AddressBuckets:
+    """A bucket per IP address; of IPv6 per network of 64 bits, for whoever has one has all the addresses in it."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
@@ -71,8 +72,9 @@ class KeyedBuckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, key: str, now: float) -> float:
+    def take(self, address: str, now: float) -> float:
         """As `TokenBucket.take`."""
+        key = IPv6Address(address).packed[:8].hex() if ":" in address else address
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = TokenBucket(self._burst, now)

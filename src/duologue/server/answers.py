@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Final
 
 from duologue.domain.errors import Refusal
@@ -20,7 +21,7 @@ RETRY_AFTER: Final = 1.0
 def refuse(client: Client, event: str, ack_id: int | None, refusal: Refusal, id: str | None = None) -> None:
     """Answer an event with its refusal: by the ack if one was asked for, else by the event `refused`."""
     logger.debug("user %s: %r refused: %s", client.user_id, event, refusal)
-    retry_after = _retry_after(refusal)
+    retry_after = seconds_to_wait(refusal)
     if ack_id is not None:
         client.socket.ack(ack_id, events.refusal(refusal.code, refusal.code.sentence, retry_after))
     else:
@@ -31,14 +32,16 @@ def refuse(client: Client, event: str, ack_id: int | None, refusal: Refusal, id:
 def refuse_connection(socket: Socket, refusal: Refusal) -> None:
     """CONNECT_ERROR with the code as its message, as the guide's client expects it of `invalid username`."""
     body = {"code": refusal.code, "message": refusal.code.sentence}
-    retry_after = _retry_after(refusal)
+    retry_after = seconds_to_wait(refusal)
     if retry_after is not None:
         socket.refuse(refusal.code, events.encode({**body, "retryAfter": retry_after}))
     else:
         socket.refuse(refusal.code, events.encode(body))
 
 
-def _retry_after(refusal: Refusal) -> float | None:
+def seconds_to_wait(refusal: Refusal) -> float | None:
+    """What a peer is told of when to try again; None where that can't help."""
     if not refusal.code.retry:
         return None
-    return round(refusal.retry_after, 3) if refusal.retry_after is not None else RETRY_AFTER
+    # To the next millisecond: whoever comes again at the very moment that was named must not be early.
+    return math.floor(refusal.retry_after * 1000 + 1) / 1000 if refusal.retry_after is not None else RETRY_AFTER

@@ -19,7 +19,7 @@ from duologue.domain.errors import Code, DuologueError, Refusal
 from duologue.domain.identity import check_user_id
 from duologue.domain.limits import ChatLimits
 from duologue.domain.ports import Bus, Clock, Store
-from duologue.domain.rate import KeyedBuckets
+from duologue.domain.rate import AddressBuckets
 from duologue.server import events
 from duologue.server.admission import Admission
 from duologue.server.answers import refuse, refuse_connection
@@ -70,7 +70,7 @@ class Gateway:
         self._requests = Requests(store, self.presence, limits)
         self._tasks: set[asyncio.Task[None]] = set()
         self._admissions: dict[Socket, asyncio.Task[None]] = {}
-        self._sign_ins = KeyedBuckets(limits.connect_rate, limits.connect_burst)
+        self._sign_ins = AddressBuckets(limits.connect_rate, limits.connect_burst)
         self._clock = clock
         self._draining = False
         self._handlers: dict[str, Callable[[Client, Any, int | None], None]] = {

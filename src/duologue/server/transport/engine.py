@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -149,7 +150,7 @@ class Engine:
             return UNAVAILABLE
         wait = self._admit(address) if self._admit is not None else None
         if wait is not None:
-            return Refused(429, FORBIDDEN.code, "Too many connections", max(1, round(wait)))
+            return Refused(429, FORBIDDEN.code, "Too many connections", max(1, math.ceil(wait)))
         return None
 
     def open_polling(self, address: str, headers: Mapping[str, str]) -> Session:
