@@ -30,7 +30,7 @@ LOG_LINES: Final = 20_000
 CONNECT_PACE: Final = 0.02
 """Seconds between two looks at the port of a silent server."""
 
-_ADDRESS = re.compile(r"http://(?:127\.0\.0\.1|localhost):(\d+)")
+_ADDRESS = re.compile(r"http://[^\s/]+:(\d+)")
 
 
 class ServerFailed(AssertionError):
