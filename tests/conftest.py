@@ -41,7 +41,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = config.getoption("--torture") or "torture" in config.getoption("-m")
     for item in items:
-        if not wanted and "torture" in item.keywords:
+        if not wanted and item.get_closest_marker("torture") is not None:
             item.add_marker(pytest.mark.skip(reason="long; runs with --torture"))
 
 

@@ -284,6 +284,8 @@ class ChatClient:
                 refusal = msgspec.json.decode(body)
                 self._fail_connect(Refused(refusal["message"], refusal))
             case b"1":
+                # The stock client would stay away for good: this server closes transports instead, always.
+                self.record.broken.append(f"{self.log.name} was dismissed by a DISCONNECT packet")
                 self.cut()
 
     def ended(self, reason: str) -> None:

@@ -203,6 +203,7 @@ class PollingLink:
             body, self._outgoing = SEPARATOR.join(self._outgoing), []
             async with self._http.post(self._session, data=body, headers=TEXT) as answer:
                 answer.raise_for_status()
+                await answer.read()  # an answer that is let go of before its end takes the connection with it
 
     def _queue(self, packet: bytes) -> None:
         self._outgoing.append(packet)

@@ -96,9 +96,13 @@ class ServerProcess:
         self._signal(signal.SIGKILL)
         self.wait()
 
+    def ask_to_leave(self) -> None:
+        """SIGTERM, and no wait: the drain begins."""
+        self._signal(signal.SIGTERM)
+
     def terminate(self, timeout: float = EXIT_TIMEOUT) -> int:
         """SIGTERM; returns the exit code."""
-        self._signal(signal.SIGTERM)
+        self.ask_to_leave()
         return self.wait(timeout)
 
     def suspend(self) -> None:

@@ -125,7 +125,6 @@ class Record:
     """Device -> reader, of those who asked for everything at the end and so must have it."""
     broken: list[str] = field(default_factory=list)
     """What a client found wrong by itself, such as a page that left out a message without a gap."""
-
     _acknowledged: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     async def until_acknowledged(self, count: int) -> None:
@@ -133,6 +132,10 @@ class Record:
         while len(self.acks) < count:
             self._acknowledged.clear()
             await self._acknowledged.wait()
+
+    async def acknowledged(self, more: int) -> None:
+        """Wait until so many further ones have come."""
+        await self.until_acknowledged(len(self.acks) + more)
 
     def open_socket(self, reader: str, device: str) -> SocketLog:
         number = sum(log.device == device for log in self.sockets) + 1

@@ -25,7 +25,7 @@ from duologue.server.transport.handshake import (
     parse_query,
 )
 from duologue.server.transport.polling import PollingEndpoint
-from duologue.server.transport.session import SERVICE_RESTART, Handler, Session, Shared, Websocket
+from duologue.server.transport.session import SERVICE_RESTART, SHUTTING_DOWN, Handler, Session, Shared, Websocket
 from duologue.server.transport.wheel import Wheel, turn
 from duologue.wire.engineio import encode_open
 from duologue.wire.frames import Frame
@@ -77,7 +77,6 @@ class Engine:
         self._sessions: dict[str, Session] = {}
         self.asgi = PollingEndpoint(self)
         self._turning: asyncio.Task[None] | None = None
-        self._draining = False
         self._websockets = 0
         self._all_gone: asyncio.Event | None = None
 
@@ -95,17 +94,23 @@ class Engine:
         self._turning.add_done_callback(_report)
 
     async def drain(self) -> None:
-        """Refuse new sessions and close all others, then wait up to `close_timeout` for the peers to go. No Socket.IO
-        packet says goodbye: stock clients come back by themselves."""
-        self._draining = True
+        """Refuse new sessions and close all others, each once it has sent what it had to, and wait up to `close_timeout`
+        for the peers to take it and go. No Socket.IO packet says goodbye: stock clients come back by themselves."""
+        self._shared.draining = True
         for session in list(self._sessions.values()):
-            session.close("server is shutting down", SERVICE_RESTART)
-        if self._websockets:
-            self._all_gone = asyncio.Event()
-            try:
-                await asyncio.wait_for(self._all_gone.wait(), self.config.close_timeout + 1)
-            except TimeoutError:
-                log.warning("%d websockets are still open after the drain", self._websockets)
+            if session.settled:
+                session.close(SHUTTING_DOWN, SERVICE_RESTART)
+        if not self._sessions and not self._websockets:
+            return
+        self._all_gone = asyncio.Event()
+        try:
+            async with asyncio.timeout(self.config.close_timeout + 1):
+                await self._all_gone.wait()
+        except TimeoutError:
+            left = list(self._sessions.values())
+            log.warning("%d websockets and %d polls are still open after the drain", self._websockets, len(left))
+            for session in left:
+                session.close(SHUTTING_DOWN, SERVICE_RESTART)
 
     async def stop(self) -> None:
         await self.drain()
@@ -146,7 +151,7 @@ class Engine:
     def _admission(self, method: str, address: str) -> Refused | None:
         if method != "GET":
             return BAD_METHOD
-        if self._draining or len(self._sessions) >= self.config.max_connections:
+        if self._shared.draining or len(self._sessions) >= self.config.max_connections:
             return UNAVAILABLE
         wait = self._admit(address) if self._admit is not None else None
         if wait is not None:
@@ -172,8 +177,7 @@ class Engine:
     def websocket_gone(self) -> None:
         """To be called once for each websocket that `open_websocket` was called with, when its connection has ended."""
         self._websockets -= 1
-        if self._websockets == 0 and self._all_gone is not None:
-            self._all_gone.set()
+        self._note_gone()
 
     def _new(self, address: str, headers: Mapping[str, str]) -> Session:
         session = Session(self._shared, secrets.token_urlsafe(_SID_BYTES), address, headers)
@@ -191,6 +195,11 @@ class Engine:
     def _forget(self, session: Session) -> None:
         del self._sessions[session.sid]
         self.counters.connections -= 1
+        self._note_gone()
+
+    def _note_gone(self) -> None:
+        if self._all_gone is not None and not self._sessions and not self._websockets:
+            self._all_gone.set()
 
 
 def _report(turning: asyncio.Task[None]) -> None:

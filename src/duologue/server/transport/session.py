@@ -29,6 +29,8 @@ PROTOCOL_ERROR = 1002
 INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
 
+SHUTTING_DOWN = "server is shutting down"
+
 # A member of an enumeration is looked up through its metaclass, too slow for what happens for each frame.
 _CLOSED = State.CLOSED
 
@@ -86,7 +88,7 @@ _NOBODY = _Nobody()
 class Shared:
     """What all sessions of a server have in common."""
 
-    __slots__ = ("config", "counters", "flusher", "forget", "limits", "wheel")
+    __slots__ = ("config", "counters", "draining", "flusher", "forget", "limits", "wheel")
 
     def __init__(
         self, config: TransportConfig, limits: Limits, wheel: Wheel, forget: Callable[[Session], None]
@@ -97,6 +99,7 @@ class Shared:
         self.forget = forget
         self.flusher = Flusher()
         self.counters = Counters()
+        self.draining = False
 
 
 class Session:
@@ -132,6 +135,11 @@ class Session:
     @property
     def closed(self) -> bool:
         return self.state is State.CLOSED
+
+    @property
+    def settled(self) -> bool:
+        """Whether a close now takes along all that was sent: what a polling peer is owed may need several more polls."""
+        return self._websocket is not None or (self._poll is not None and not self._queue)
 
     # Sending
 
@@ -233,6 +241,10 @@ class Session:
             return None
         if self._queue:
             return self._take_payload()
+        if self._shared.draining:
+            # The peer has read all there was, or it wouldn't ask for more.
+            self.close(SHUTTING_DOWN, SERVICE_RESTART)
+            return CLOSE_PACKET
         if self.state is State.PROBED:
             return NOOP
         self._poll = asyncio.get_running_loop().create_future()

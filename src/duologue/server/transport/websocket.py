@@ -8,7 +8,7 @@ from typing import Any
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from duologue.server.transport.engine import Engine, Opening
-from duologue.server.transport.session import PROTOCOL_ERROR, Session
+from duologue.server.transport.session import PROTOCOL_ERROR, SHUTTING_DOWN, Session
 from duologue.wire.messages import BINARY, CONTINUATION, TEXT, Assembler
 from duologue.wire.violation import Violation
 
@@ -186,7 +186,7 @@ class WebsocketConnection(WSListener):
         if session is None:
             return
         if session.carried_by(self):
-            session.close("server is shutting down", code)
+            session.close(SHUTTING_DOWN, code)
         else:
             session.detach(self)
             self.close(code)
