@@ -58,7 +58,7 @@ class MovedClock:
 
 
 class Gate:
-    """Where a test holds others. `only` so many are held, those who come later pass."""
+    """Where a test holds others. `only` so many are held (0: none), those who come later pass and are counted."""
 
     def __init__(self, only: int | None = None) -> None:
         self.arrived = 0
@@ -67,10 +67,9 @@ class Gate:
         self._open = asyncio.Event()
 
     async def go_through(self) -> None:
-        if self._only is not None and self.arrived >= self._only:
-            return
         self.note_arrival()
-        await self._open.wait()
+        if self._only is None or self.arrived <= self._only:
+            await self._open.wait()
 
     def note_arrival(self) -> None:
         self.arrived += 1

@@ -8,16 +8,14 @@ from duologue.domain.names import normalise_username
 from duologue.domain.ports import Store
 
 
-async def sign_in(store: Store, session_id: object, username: object) -> tuple[User, str]:
-    """The user and their session's token.
+async def resume(store: Store, session_id: object) -> User | None:
+    """Whose session it is; None if the store doesn't know it."""
+    return await store.session_user(token_hash(session_id)) if is_token(session_id) else None
 
-    A session that the store knows wins; otherwise the username makes a new guest with a token of our own making (a
-    token that the client proposes is never adopted). Raises `Refusal(INVALID_USERNAME)` if neither will do.
-    """
-    if is_token(session_id):
-        user = await store.session_user(token_hash(session_id))
-        if user is not None:
-            return user, session_id
+
+async def join(store: Store, username: object) -> tuple[User, str]:
+    """A new guest and their session's token, of our own making: one that the client proposes is never adopted. Raises
+    `Refusal(INVALID_USERNAME)` if the name won't do."""
     user = User(new_user_id(), normalise_username(username))
     token = new_token()
     await store.create_guest(user, token_hash(token))

@@ -10,7 +10,7 @@ import msgspec
 
 from duologue.actions import reading
 from duologue.actions.send import Senders
-from duologue.actions.sessions import sign_in
+from duologue.actions.sessions import join, resume
 from duologue.domain.cursor import format_cursor
 from duologue.domain.errors import Code, Refusal
 from duologue.domain.limits import ChatLimits
@@ -47,7 +47,12 @@ class Admission:
         """
         auth = _auth(raw)
         async with self._line:
-            user, token = await sign_in(self._store, auth.session_id, auth.username)
+            user = await resume(self._store, auth.session_id)
+        token: str = auth.session_id
+        if user is None:
+            # Outside the line: those who are known have only to be read, also while nothing can be written.
+            user, token = await join(self._store, auth.username)
+        async with self._line:
             sender = self._hub.sender_of(user.id) or self._senders.make(user)
             syncs = isinstance(auth.sync, dict)
             client = Client(socket, sender, syncs)
