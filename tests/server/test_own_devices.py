@@ -47,3 +47,36 @@ async def test_a_device_whose_page_was_read_before_the_commit_sees_what_the_one_
                 await inside.sockets_left(2)
         after = await coming
         await after.wait_for_message("just before the cut")
+
+
+async def test_a_message_to_oneself_comes_once_on_each_other_device_and_moves_every_cursor_by_one(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path / "data") as inside:
+        phone = await ChatClient(inside.url, "alice").connect()
+        others = [
+            await ChatClient(inside.url, "alice", session_id=phone.session_id, guide=guide).connect()
+            for guide in (False, True)
+        ]
+        for number in (1, 2):
+            ack = await phone.send(phone.user_id, f"note {number}")
+            assert ack["seq"] == number
+        await others[0].send(phone.user_id, "note 3")
+        for device in (phone, others[1]):
+            await device.wait_for_message("note 3")
+        seen = {device.device: contents(device) for device in (phone, *others)}
+        assert seen == {
+            phone.device: [("note 3", 3)],
+            others[0].device: [("note 1", 1), ("note 2", 2)],
+            others[1].device: [("note 1", 1), ("note 2", 2), ("note 3", 3)],
+        }
+        assert {client.version for client in inside.gateway.hub.all_clients()} == {3}
+        tab = await ChatClient(inside.url, "alice", session_id=phone.session_id, guide=True).connect()
+        (me,) = tab.users
+        assert [message["content"] for message in me["messages"]] == ["note 1", "note 2", "note 3"]
+
+
+def contents(device: ChatClient) -> list[tuple[str, int]]:
+    """The live messages that a device got, each with the version of its cursor."""
+    found = [arguments[0] for name, arguments in device.events if name == "private message"]
+    return [(message["content"], int(message["cursor"].rpartition(".")[2])) for message in found]
