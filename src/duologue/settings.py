@@ -129,6 +129,9 @@ class Settings:
         high=1_000_000_000,
     )
     max_connections: int = _setting(100_000, "Connections in all.", unit="connections", low=1, high=10_000_000)
+    max_user_connections: int = _setting(
+        200, "Connections of one user, each of which gets all that is theirs.", unit="connections", low=1, high=100_000
+    )
     drain_timeout: float = _setting(
         8.0, "How long SIGTERM lets what was accepted finish.", unit="seconds", low=0.1, high=600
     )

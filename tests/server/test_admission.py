@@ -72,3 +72,26 @@ async def test_who_is_not_signed_in_in_time_is_closed_wherever_they_are_in_the_l
         await ann.connect()
         ann.cut()
         await inside.all_gone()
+
+
+async def test_one_user_has_only_so_many_sockets(tmp_path: Path) -> None:
+    """Each message to a user is written to all of theirs: with thousands, one user would keep the server busy alone."""
+    async with serving(tmp_path / "data", max_user_connections=3) as inside:
+        ann = await ChatClient(inside.url, "ann").connect()
+        others = [
+            ChatClient(inside.url, "ann", session_id=ann.session_id, guide=guide) for guide in (True, False, True)
+        ]
+        for device in others[:2]:
+            await device.connect()
+        with pytest.raises(ConnectionLost):
+            await others[2].connect()
+        bob = await ChatClient(inside.url, "bob").connect()
+        await bob.send(ann.user_id, "hello")
+        for device in (ann, *others[:2]):
+            await device.wait_for_message("hello")
+        others[0].cut()
+        await inside.sockets_left(3)
+        await others[2].connect()
+        for client in (ann, bob, *others[1:]):
+            client.cut()
+        await inside.all_gone()

@@ -37,7 +37,7 @@ PATIENCE: Final = 15.0
 LIMITS: Final = ChatLimits(
     max_content=8000, page=50, max_page=200, page_bytes=1_000_000, announce_people=1000, roster_messages=1000,
     roster_people=1000, roster_total=10_000, message_rate=1e6, message_burst=1e6, request_limit=16, max_watch=200,
-    presence_grace=0, typing_repeat=3, typing_expires=6, connect_rate=1e6, connect_burst=1e6,
+    presence_grace=0, typing_repeat=3, typing_expires=6, connect_rate=1e6, connect_burst=1e6, max_user_connections=1000,
 )  # fmt: skip
 """Generous, and without grace: whoever leaves is gone at once."""
 

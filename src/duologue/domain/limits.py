@@ -27,6 +27,8 @@ class ChatLimits(msgspec.Struct, frozen=True, kw_only=True):
     connect_rate: float
     """Sign-ins a second and address, in the long run."""
     connect_burst: float
+    max_user_connections: int
+    """Sockets that one user may have."""
     request_limit: int
     """Requests that one socket may have under way."""
     max_watch: int

@@ -53,6 +53,8 @@ class Admission:
             # Outside the line: those who are known have only to be read, also while nothing can be written.
             user, token = await join(self._store, auth.username)
         async with self._line:
+            if self._hub.count(user.id) >= self._limits.max_user_connections:
+                raise Refusal(Code.OVERLOADED, "the user has too many connections")
             sender = self._hub.sender_of(user.id) or self._senders.make(user)
             syncs = isinstance(auth.sync, dict)
             client = Client(socket, sender, syncs)

@@ -95,6 +95,9 @@ class Hub:
         clients = self._clients.get(user_id)
         return clients[0].sender if clients else None
 
+    def count(self, user_id: str) -> int:
+        return len(self._clients.get(user_id, ()))
+
     def clients(self, user_id: str) -> Iterable[Client]:
         return self._clients.get(user_id, ())
 
