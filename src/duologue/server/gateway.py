@@ -113,6 +113,8 @@ class Gateway:
         client = socket.data
         if client is not None:
             socket.data = None
+            for request in client.requests or ():
+                request.cancel()
             self.hub.detach(client)
             self.presence.depart(client)
             if not self.hub.is_here(client.user_id):
@@ -165,10 +167,14 @@ class Gateway:
             client.socket.ack(ack_id, b"{}")
 
     def _request(self, name: str, client: Client, asked: Any, ack_id: int | None) -> None:
-        if client.requests >= self._limits.request_limit:
-            raise Refusal(Code.OVERLOADED, f"{client.requests} requests are under way")
-        client.requests += 1
-        self._spawn(self._answer(client, name, asked, ack_id), name)
+        under_way = client.requests
+        if under_way is None:
+            under_way = client.requests = set()
+        elif len(under_way) >= self._limits.request_limit:
+            raise Refusal(Code.OVERLOADED, f"{len(under_way)} requests are under way")
+        task = self._spawn(self._answer(client, name, asked, ack_id), name)
+        under_way.add(task)
+        task.add_done_callback(functools.partial(_answered, client))
 
     async def _answer(self, client: Client, name: str, asked: Any, ack_id: int | None) -> None:
         try:
@@ -185,8 +191,6 @@ class Gateway:
         else:
             if ack_id is not None:
                 client.socket.ack(ack_id, answer)
-        finally:
-            client.requests -= 1
 
     async def _admit(self, socket: Socket, auth: msgspec.Raw | None) -> None:
         try:
@@ -236,6 +240,13 @@ class Gateway:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("the task %r failed", task.get_name(), exc_info=error)
+
+
+def _answered(client: Client, task: asyncio.Task[None]) -> None:
+    if client.requests is not None:
+        client.requests.discard(task)
+        if not client.requests:
+            client.requests = None
 
 
 def _message_id(args: list[msgspec.Raw]) -> str | None:

@@ -50,8 +50,8 @@ class Client:
         self.watched: frozenset[str] = frozenset()
         self.watch_turn = 0
         """Which request the watched people are those of."""
-        self.requests = 0
-        """Requests under way."""
+        self.requests: set[asyncio.Task[None]] | None = None
+        """The requests under way; None if there are none, for most sockets are idle."""
 
     @property
     def user_id(self) -> str:
