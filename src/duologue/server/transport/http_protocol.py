@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _FRAMING_PER_BODY_BYTE = 8
 """Bytes of chunk framing that may come with a byte of body: `1\\r\\nx\\r\\n` and a little."""
 
+_UNREAD = 65_536
+"""Bytes of a request that are taken after it was answered."""
+
 
 def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtocol]:  # noqa: C901 - a class
     """The class for uvicorn's `http=` setting. Its time-outs run on `wheel`."""
@@ -27,6 +30,7 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
 
         due = 0
         _received = 0
+        _headers = 0
         _body = 0
         _in_message = False
 
@@ -48,6 +52,8 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
                 and not self.transport.is_closing()
             ):
                 self.send_400_response("Too much besides the body.")
+            elif self._in_message and self.cycle and self.cycle.response_complete and self._received > _UNREAD:
+                self.transport.abort()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
@@ -74,14 +80,21 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
         def on_message_begin(self) -> None:
             super().on_message_begin()
             self._received = 0
+            self._headers = 0
             self._body = 0
             self._in_message = True
             wheel.schedule(self, config.header_timeout)
 
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self._headers += len(name) + len(value)
+            if self._headers > config.max_header_bytes:
+                raise httptools.HttpParserError("too much in the headers")  # uvicorn answers 400 and closes
+            super().on_header(name, value)
+
         def on_headers_complete(self) -> None:
             wheel.cancel(self)
             if len(self.pipeline) >= config.max_pipelined:
-                raise httptools.HttpParserError("too many pipelined requests")  # uvicorn answers 400 and closes
+                raise httptools.HttpParserError("too many pipelined requests")  # as above
             super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
