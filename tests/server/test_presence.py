@@ -21,6 +21,14 @@ async def guide(inside: Inside, name: str, session_id: str | None = None) -> Cha
     return await ChatClient(inside.url, name, guide=True, session_id=session_id).connect()
 
 
+async def told_to_acquaintances(inside: Inside, name: str) -> ChatClient:
+    """A guide's client of whose coming all acquaintances were told, so that those of later aren't among them."""
+    with inside.store.hold("peers", after=True, only=0) as reads:
+        client = await guide(inside, name)
+        await reads.reached()
+    return client
+
+
 def told(of: str, events: Sequence[Event]) -> list[str]:
     """What a client was told of somebody's presence, in order."""
     return [name.removeprefix("user ") for name, arguments in events if _about(of, name, arguments)]
@@ -139,7 +147,7 @@ async def test_who_is_back_before_everybody_was_told_that_they_left_is_online(tm
 
 async def test_departures_are_told_once_the_store_can_say_to_whom(tmp_path: Path) -> None:
     async with serving(tmp_path / "data", announce_people=0) as inside:
-        ann, bob, cat = [await guide(inside, name) for name in ("ann", "bob", "cat")]
+        ann, bob, cat = [await told_to_acquaintances(inside, name) for name in ("ann", "bob", "cat")]
         watcher = await ChatClient(inside.url, "watcher").connect()
         await watcher.request("watch", {"users": [bob.user_id, cat.user_id]})
         await acquainted(bob, ann)
@@ -157,7 +165,7 @@ async def test_departures_are_told_once_the_store_can_say_to_whom(tmp_path: Path
 
 async def test_an_error_that_nobody_foresaw_does_not_end_presence(tmp_path: Path) -> None:
     async with serving(tmp_path / "data", announce_people=0) as inside:
-        ann, bob = await guide(inside, "ann"), await guide(inside, "bob")
+        ann, bob = await guide(inside, "ann"), await told_to_acquaintances(inside, "bob")
         await acquainted(bob, ann)
         other = apsw.Connection(str(inside.store._folder.database))
         other.set_busy_timeout(5000)
@@ -192,7 +200,7 @@ async def test_whoever_is_introduced_within_the_grace_is_online(tmp_path: Path) 
     async with serving(tmp_path / "data", presence_grace=3600, announce_people=0) as inside:
         ann = await ChatClient(inside.url, "ann").connect()
         tablet = await guide(inside, "ann", ann.session_id)
-        bob = await guide(inside, "bob")
+        bob = await told_to_acquaintances(inside, "bob")
         await leave(inside, bob)
         await ann.send(bob.user_id, "are you there?")
         await tablet.wait_for_message("are you there?")
@@ -202,7 +210,7 @@ async def test_whoever_is_introduced_within_the_grace_is_online(tmp_path: Path) 
 
 async def test_the_sender_left_before_they_were_introduced(tmp_path: Path) -> None:
     async with serving(tmp_path / "data", announce_people=0) as inside:
-        ann, bob = await guide(inside, "ann"), await guide(inside, "bob")
+        ann, bob = await guide(inside, "ann"), await told_to_acquaintances(inside, "bob")
         with inside.hold_outcomes() as commits:
             bob.say(ann.user_id, "and away")
             await commits.reached()
@@ -233,3 +241,22 @@ async def test_leaving_goes_on_when_nothing_can_be_written(tmp_path: Path) -> No
         await guide(inside, "ann")
         inside.store._committer._max_pending = 0
         await inside.gateway.leave()
+
+
+async def test_departures_are_told_while_the_disk_takes_its_time_and_written_down_once_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path / "data") as inside:
+        ann, bob, cat = [await guide(inside, name) for name in ("ann", "bob", "cat")]
+        with inside.store.hold("seen", only=1) as gate:
+            await leave(inside, bob)
+            await gate.reached()
+            inside.store._committer._max_pending = 0  # and then it takes nothing more
+            await leave(inside, cat)
+            await wait_told(ann, cat, "connected", "disconnected")
+        await inside.until(lambda: "trying again" in caplog.text)
+        inside.store._committer._max_pending = 1000
+        with inside.store.hold("seen", after=True, only=0) as written:
+            await written.reached()
+        people = await ann.request("watch", {"users": [bob.user_id, cat.user_id]})
+        assert [person["lastSeen"] is not None for person in people["people"]] == [True, True]

@@ -192,6 +192,7 @@ class Inside:
             "online": presence._online,
             "leaving": presence._leaving,
             "untold": presence._untold,
+            "unseen": presence._unseen,
             "timers": self.transport._engine.wheel,
             "connections": range(self.transport.counters.connections),
             "tasks": [task.get_name() for task in gateway._tasks if task.get_name() != "presence"],

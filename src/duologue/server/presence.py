@@ -47,7 +47,10 @@ class Presence:
         """Online users without a socket, each with the end of their grace, the earliest first."""
         self._untold: OrderedDict[str, None] = OrderedDict()
         """Users who came or went, of which their acquaintances have still to be told."""
+        self._unseen: dict[str, None] = {}
+        """Users who are gone, of which the store has still to be told."""
         self._left = asyncio.Event()
+        self._gone = asyncio.Event()
         self._changed = asyncio.Event()
         self._stopped = False
 
@@ -96,16 +99,18 @@ class Presence:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._see_off())
             group.create_task(self._tell_acquaintances())
+            group.create_task(self._write_down())
 
     async def leave(self) -> None:
         """Write down that everybody who is here was seen now: nobody outlives the server."""
         self._stopped = True
         self._leaving.clear()
-        if self._online:
+        here = [*self._online, *self._unseen]
+        if here:
             try:
-                await self._store.seen(list(self._online), self._clock.wall_ms())
+                await self._store.seen(here, self._clock.wall_ms())
             except DuologueError as error:
-                logger.warning("when %d users were last seen is not written down: %s", len(self._online), error)
+                logger.warning("when %d users were last seen is not written down: %s", len(here), error)
 
     async def _see_off(self) -> None:
         while True:
@@ -116,17 +121,10 @@ class Presence:
             if wait > 0:
                 await asyncio.sleep(wait)
                 continue
-            gone = self._gone_by_now()
-            try:
-                await self._store.seen(gone, self._clock.wall_ms())
-            except DuologueError as error:
-                logger.warning("when %d users were last seen is not written down: %s", len(gone), error)
-            except Exception:
-                logger.exception("when %d users were last seen is not written down", len(gone))
+            self._tell_who_is_gone()
 
-    def _gone_by_now(self) -> list[str]:
+    def _tell_who_is_gone(self) -> None:
         now = self._clock.monotonic()
-        gone = []
         while self._leaving:
             user_id, deadline = next(iter(self._leaving.items()))
             if deadline > now:
@@ -134,8 +132,22 @@ class Presence:
             del self._leaving[user_id]
             del self._online[user_id]
             self._tell(user_id)
-            gone.append(user_id)
-        return gone
+            self._unseen[user_id] = None
+            self._gone.set()
+
+    async def _write_down(self) -> None:
+        """When who has left was last seen. Apart from the telling, which waits for no disk."""
+        while True:
+            while not self._unseen:
+                self._gone.clear()
+                await self._gone.wait()
+            gone, self._unseen = self._unseen, {}
+            try:
+                await self._store.seen(list(gone), self._clock.wall_ms())
+            except Exception as error:
+                logger.warning("when %d users were last seen can't be written down, trying again: %r", len(gone), error)
+                self._unseen = {**gone, **self._unseen}
+                await asyncio.sleep(RETRY_PAUSE)
 
     def _tell(self, user_id: str) -> None:
         """Tell whoever has to know whether a user is online. Who can be told without reading is told at once: they know
