@@ -49,7 +49,8 @@ async def assert_closed(websocket: RawWebsocket, *codes: int) -> None:
 async def open_polling(server: ServerProcess) -> bytes:
     """The path and query of a new polling session."""
     answer = await exchange(server.url, b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\n", HOST, b"\r\n")
-    return b"/socket.io/?EIO=4&transport=polling&sid=" + json.loads(answer.body[1:])["sid"].encode()
+    sid: str = json.loads(answer.body[1:])["sid"]
+    return b"/socket.io/?EIO=4&transport=polling&sid=" + sid.encode()
 
 
 async def status_of_get(server: ServerProcess, target: bytes) -> int:
@@ -151,9 +152,11 @@ async def test_cve_2020_36048_and_cve_2026_48809_a_huge_post(
 
 
 ODD_LENGTHS = [
-    b"+5", b"-5", b"5,5", b"5, 5", b"0x5", b"5 5", b"", b"5.0", b"5e0", b"five", b"\xb2", b"\xd9\xa5", b"9" * 30, b"18446744073709551621",
+    b"+5", b"-5", b"5,5", b"5, 5", b"0x5", b"5 5", b"", b"5.0", b"5e0", b"five", b"\xb2", b"\xd9\xa5", b"9" * 30,
+    b"18446744073709551621",
     b"5\r\nContent-Length: 6", b"6\r\nContent-Length: 5", b"5\r\nTransfer-Encoding: chunked", b"5\r\nTransfer-Encoding: identity",
-    b"5\r\nTransfer-Encoding: xchunked", b"5\r\nTransfer-Encoding: \x0bchunked", b"5\r\nTransfer-Encoding : chunked", b"5\r\n Transfer-Encoding: chunked",
+    b"5\r\nTransfer-Encoding: xchunked", b"5\r\nTransfer-Encoding: \x0bchunked",
+    b"5\r\nTransfer-Encoding : chunked", b"5\r\n Transfer-Encoding: chunked",
 ]  # fmt: skip
 
 

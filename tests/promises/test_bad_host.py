@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from duologue.store.sqlite.wal import MAX_WAL
 from tests.conftest import StartServer
 from tests.promises.judge import judge
 from tests.support.client import ChatClient, Refused
@@ -205,14 +206,25 @@ async def pin_the_log(start_server: StartServer, data: Path, messages: int, size
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM message").fetchone() == (1,)
         text = "x" * size
-        for start in range(0, messages, 500):
-            await asyncio.gather(*(alice.send(bob.user_id, f"{start + each} {text}") for each in range(500)))
+        sent = 0
+        while sent < messages and log.stat().st_size < MAX_WAL:
+            batch = (alice.send(bob.user_id, f"{sent + each} {text}") for each in range(500))
+            answers = await asyncio.gather(*batch, return_exceptions=True)
+            sent += 500
+            refused = [answer for answer in answers if isinstance(answer, BaseException)]
+            if refused:
+                # The log is as long as it may get. Whoever sends is told to try again, and reads go on.
+                assert log.stat().st_size > MAX_WAL * 0.99
+                assert all(isinstance(each, Refused) and each.code == "unavailable" for each in refused), refused
+                assert (await bob.history(alice.user_id))["messages"]
+                break
         pinned = log.stat().st_size
         assert reader.execute("SELECT count(*) FROM message").fetchone() == (1,), "the snapshot was not held"
-        assert pinned > messages * len(text), "the log was emptied under a reader"
+        assert pinned > sent * len(text), "the log was emptied under a reader"
         server.wait_for_log("another process holds an old snapshot")
         reader.execute("COMMIT")
         reader.close()
+        await alice.send_surely(bob.user_id, "the reader has gone")
         # The log starts over: what is written from here on takes no further space, and a restart cuts it.
         for start in range(0, 4_000, 500):
             await asyncio.gather(*(alice.send(bob.user_id, f"after {start + each} {text}") for each in range(500)))
