@@ -31,4 +31,5 @@ def put_back(folder: Path, image: Image) -> None:
         if path.name not in image and path.name != _LOCK:
             path.unlink()
     for name, content in image.items():
+        (folder / name).touch(0o600)
         (folder / name).write_bytes(content)

@@ -15,7 +15,7 @@ import msgspec
 from duologue.server.transport import SocketServer
 from duologue.server.transport.engine import Opening
 
-PATIENCE = 20.0
+PATIENCE = 10.0
 """Seconds that anything may take that is waited for."""
 
 
@@ -36,7 +36,8 @@ class Pipe:
         """What a server must never do."""
         self._news = asyncio.Event()
         self._next_ack = 0
-        session = server._engine.open_websocket(self, Opening(None, "127.0.0.1", {}))
+        self._engine = server._engine
+        session = self._engine.open_websocket(self, Opening(None, "127.0.0.1", {}))
         assert session is not None
         self._session = session
 
@@ -60,6 +61,7 @@ class Pipe:
     def close(self, code: int) -> None:
         self.closed = code
         self._news.set()
+        asyncio.get_running_loop().call_soon(self._engine.websocket_gone)  # we answer at once
 
     def abort(self) -> None:
         self.close(0)
@@ -87,7 +89,9 @@ class Pipe:
 
     def lose(self) -> None:
         """The connection breaks."""
-        self._session.lost(violated=False)
+        if self.closed is None:
+            self._session.lost(violated=False)
+            self._engine.websocket_gone()
 
     def hang_up(self) -> None:
         """An Engine.IO close packet."""
@@ -96,7 +100,7 @@ class Pipe:
     def leave(self) -> None:
         """A Socket.IO DISCONNECT packet, and then the connection ends."""
         self._say(b"41")
-        self._session.lost(violated=False)
+        self.lose()
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(PATIENCE):
