@@ -136,6 +136,7 @@ async def test_names_of_internal_things_are_nobody(three: Three, event: str) -> 
 
 async def test_a_watch_and_the_directory_take_ids_alone(three: Three) -> None:
     alice, _, mallory = three
+    assert (await mallory.request("watch", {"users": not_a_user(three)})) == {"people": []}
     answer = await mallory.request("watch", {"users": [*not_a_user(three), alice.user_id, alice.user_id]})
     assert [person["userID"] for person in answer["people"]] == [alice.user_id]
     for person in answer["people"]:
