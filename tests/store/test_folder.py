@@ -192,7 +192,7 @@ async def test_a_write_lock_held_elsewhere_is_a_passing_refusal(bench: Bench) ->
     assert bench.failures == []
 
 
-async def test_a_reader_that_stays_bounds_the_log(bench: Bench) -> None:
+async def test_a_reader_that_stays_bounds_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     limit = 2_000_000
     await bench.open(max_wal=limit)
     await bench.people(ANN, BOB)
@@ -206,6 +206,8 @@ async def test_a_reader_that_stays_bounds_the_log(bench: Bench) -> None:
         assert len(bench.returned) < 5000
     assert sent[-1].failure is Code.UNAVAILABLE
     assert log.stat().st_size < 2 * limit
+    assert (await bench.send(ANN, BOB)).failure is Code.UNAVAILABLE
+    assert sum("writes are refused" in record.message for record in caplog.records) == 1
     other.execute("COMMIT")
     other.close()
     bench.clock.ahead += 60

@@ -48,6 +48,7 @@ class Wal:
         self._max_pages = max_wal // self._page_size
         self._pages = 0
         self._held = False
+        self._refusing = False
         self._next_try = clock.monotonic()
         self._next_warning = self._next_try
         connection.pragma("journal_size_limit", 2 * CHECKPOINT_PAGES * self._page_size)
@@ -63,6 +64,9 @@ class Wal:
         if self._pages < self._max_pages:
             return False
         self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        if self._held and not self._refusing:
+            _log.error("the write-ahead log is at its bound: writes are refused until the old snapshot is let go of")
+            self._refusing = True
         return self._held
 
     def tidy(self, idle: bool, all: bool = False) -> None:
@@ -93,6 +97,7 @@ class Wal:
                 _log.warning("the write-ahead log has %.0f MB: another process holds an old snapshot open", size)
         else:
             self._pages = 0
+            self._refusing = False
 
     def _committed(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
         self._pages = pages
