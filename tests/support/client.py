@@ -119,7 +119,9 @@ class ChatClient:
                     await self._finish_sync()
         except TimeoutError:
             self.cut()
-            raise NoAnswer("not connected in time") from None
+            raise NoAnswer(
+                f"{self.device} by {self.transport}: not connected in time, saw only {self.events}"
+            ) from None
         except BaseException:
             self.cut()
             raise
