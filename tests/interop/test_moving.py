@@ -4,19 +4,18 @@ judges what it sent and saw."""
 from __future__ import annotations
 
 import asyncio
-import uuid
 from typing import Any
 
 import pytest
 
 from tests.conftest import StartServer
 from tests.interop.conftest import StartPuppet
+from tests.interop.recorded import Recorded
 from tests.promises.judge import judge
 from tests.support.client import ChatClient
 from tests.support.proxy import Proxy
-from tests.support.puppet import Puppet
 from tests.support.raw_http import HOST, RawHttp
-from tests.support.record import Ack, How, MessageKey, Record, Sent
+from tests.support.record import Record
 
 pytestmark = pytest.mark.asyncio
 
@@ -28,50 +27,6 @@ BEFORE = 50
 
 AFTERWARDS = 100
 """Messages of each side after the move."""
-
-QUICK = {"reconnectionDelay": 50, "reconnectionDelayMax": 200}
-
-
-class Recorded:
-    """A puppet whose doings the checker can judge. It speaks the guide's form, but with ids and acks."""
-
-    def __init__(self, puppet: Puppet, record: Record) -> None:
-        self.puppet = puppet
-        self.record = record
-        self.user_id = ""
-        self.session_id = ""
-
-    async def connect(self, url: str, **options: Any) -> None:
-        await self.puppet.connect(url, auth={"username": "the puppet"}, **QUICK, **options)
-        (session,) = await self.puppet.wait_for("session")
-        self.user_id, self.session_id = session["userID"], session["sessionID"]
-        # What it says when it has to come back.
-        await self.puppet.order("auth", auth={"sessionID": self.session_id})
-
-    async def send(self, to: str, content: str) -> None:
-        id = str(uuid.uuid4())
-        self.record.sent.append(Sent(self.user_id, to, id, content))
-        answer = await self.puppet.ask("private message", {"content": content, "to": to, "id": id})
-        assert "error" not in answer, answer
-        self.record.note_ack("puppet", Ack(MessageKey(self.user_id, to, id), answer["seq"], answer["at"]))
-
-    def note_what_it_saw(self) -> None:
-        """For the checker: every connection is a socket, which begins with the roster."""
-        log = None
-        for name, arguments in self.puppet.events:
-            if name == "session":
-                log = self.record.open_socket(self.user_id, "puppet")
-                log.reset = True
-            elif log is not None and name == "users":
-                for user in arguments[0]:
-                    log.note(user["messages"], How.ROSTER)
-            elif log is not None and name == "private message":
-                log.note(arguments, How.LIVE, arguments[0]["cursor"])
-            else:
-                continue
-            assert log is not None
-            log.keep()
-        self.record.complete["puppet"] = self.user_id
 
 
 async def talk(send: Any, to: str, who: str, until: asyncio.Event) -> None:
