@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -35,6 +36,9 @@ from duologue.wire import Limits
 __all__ = ["AddressUnusable", "StoreUnusable", "run"]
 
 logger = logging.getLogger(__name__)
+
+OTHER_DESCRIPTORS: Final = 100
+"""Open files that aren't connections, with room to spare."""
 
 BACKLOG: Final = 4096
 """Connections that the kernel keeps for us while we are busy; the system may allow fewer (somaxconn)."""
@@ -113,6 +117,18 @@ def run(settings: Settings) -> int:
     finally:
         for each in sockets:
             each.close()
+
+
+def raise_open_files(connections: int) -> int:
+    """Raise the soft limit of open files to the hard one: most systems begin with 1,024, for programs that use select.
+    Returns how many of so many connections that allows: one more is refused with words instead of by the system."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY or hard >= connections + OTHER_DESCRIPTORS:
+        return connections
+    logger.debug("the system allows %d open files: at most %d connections", hard, hard - OTHER_DESCRIPTORS)
+    return max(1, hard - OTHER_DESCRIPTORS)
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -256,7 +272,7 @@ def _transport_config(settings: Settings) -> TransportConfig:
         ping_timeout=settings.ping_timeout,
         connect_timeout=settings.connect_timeout,
         max_unsent=settings.max_unsent,
-        max_connections=settings.max_connections,
+        max_connections=raise_open_files(settings.max_connections),
         allowed_origins=tuple(settings.allow_origin),
         own_hosts=() if settings.allow_guests else LOOPBACK_HOSTS,
         keep_headers=(),

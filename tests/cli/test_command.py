@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -288,6 +290,32 @@ def test_it_leaves_when_asked(serve: Any, number: signal.Signals) -> None:
         assert server.wait() == 0, server.report()
         assert time.monotonic() - began < DRAIN
     assert not server.tracebacks()
+
+
+def test_the_soft_limit_of_open_files_is_raised(start_server: StartServer) -> None:
+    """A login shell's 1,024 would be the end of the thousandth connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        server = start_server()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+def test_more_connections_than_files_are_refused_with_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "duologue", "serve", "--host", HOST, "--data", str(tmp_path / "data")]
+    command += ["--log-level", "debug"]
+    with ServerProcess(["prlimit", "--nofile=110:110", *command]) as server:
+        statuses = []
+        for _ in range(12):
+            try:
+                with urllib.request.urlopen(f"{server.url}/socket.io/?EIO=4&transport=polling", timeout=10) as answer:
+                    statuses.append(answer.status)
+            except urllib.error.HTTPError as error:
+                statuses.append(error.code)
+        assert statuses == [200] * 10 + [503] * 2
+        assert any("the system allows 110 open files: at most 10 connections" in line for line in server.log())
 
 
 def test_a_file_of_settings_is_obeyed(serve: Any, tmp_path: Path) -> None:
