@@ -9,39 +9,52 @@ from typing import Self
 
 from duologue.bus.local import LocalBus
 from duologue.domain.limits import ChatLimits
-from duologue.domain.ports import Clock, Pending
+from duologue.domain.ports import Clock, Pending, Sink
 from duologue.server.gateway import ARGUMENTS, Gateway
 from duologue.server.outcomes import Outcomes
-from duologue.server.transport import SocketServer
+from duologue.server.transport import SocketServer, TransportConfig
 from duologue.store.sqlite import SqliteStore
 
 
 class Chat:
     """Everything is real: the store on disk, the bus, the gateway with its hub, and the transports."""
 
-    def __init__(self, store: SqliteStore, gateway: Gateway, transport: SocketServer) -> None:
+    def __init__(self, store: SqliteStore, gateway: Gateway, outcomes: Outcomes, transport: SocketServer) -> None:
         self.store = store
         self.gateway = gateway
+        self.outcomes = outcomes
         self.transport = transport
 
     @classmethod
-    async def open(cls, folder: Path, clock: Clock, limits: ChatLimits, bus: LocalBus | None = None) -> Self:
-        """Raises `StoreUnusable`. A store that fails later fails the test by its exception."""
+    async def open(
+        cls,
+        folder: Path,
+        clock: Clock,
+        limits: ChatLimits,
+        bus: LocalBus | None = None,
+        *,
+        config: TransportConfig | None = None,
+        store_type: type[SqliteStore] = SqliteStore,
+        sink: Sink | None = None,
+    ) -> Self:
+        """Raises `StoreUnusable`. A store that fails later fails the test by its exception. A `sink` hands on what it gets
+        to `outcomes`, sooner or later."""
         bus = bus or LocalBus()
         outcomes: Outcomes
 
-        def sink(batch: Sequence[Pending]) -> None:
+        def straight(batch: Sequence[Pending]) -> None:
             outcomes(batch)
 
         def failed(error: BaseException) -> None:
             raise error
 
-        store = await SqliteStore.open(folder, clock, sink, failed)
+        store = await store_type.open(folder, clock, sink or straight, failed)
         gateway = Gateway(store, bus, clock, limits)
         outcomes = Outcomes(gateway.hub, gateway.presence, bus, store.epoch)
         bus.connect(gateway.hub.receive)
         await gateway.start()
-        return cls(store, gateway, SocketServer(gateway, types=ARGUMENTS, on_typed_event=gateway.on_typed_event))
+        transport = SocketServer(gateway, config, types=ARGUMENTS, on_typed_event=gateway.on_typed_event)
+        return cls(store, gateway, outcomes, transport)
 
     async def leave(self) -> None:
         """A clean end, in the order of `duologue.main`: what was accepted is committed and answered first."""

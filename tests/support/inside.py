@@ -27,10 +27,10 @@ from duologue.domain.model import HistoryPage, Person, Roster, SyncPage, User
 from duologue.domain.ports import Pending
 from duologue.main import bind
 from duologue.server.app import build_app
-from duologue.server.gateway import ARGUMENTS, Gateway
-from duologue.server.outcomes import Outcomes
+from duologue.server.gateway import Gateway
 from duologue.server.transport import SocketServer, TransportConfig
 from duologue.store.sqlite import SqliteStore
+from tests.support.composition import Chat
 
 PATIENCE: Final = 15.0
 
@@ -151,23 +151,25 @@ class Inside:
         self.limits = limits
         self._config = config
         self.url = ""
+        self.chat: Chat
         self.store: GatedStore
-        self.gateway: Gateway
-        self.transport: SocketServer
-        self._outcomes: Outcomes
         self._held: list[Sequence[Pending]] | None = None
         self._gate = Gate()
 
     async def open(self) -> None:
-        store = await GatedStore.open(self.folder, self.clock, self._sink, self._failed)
-        assert isinstance(store, GatedStore)
-        self.store = store
-        self.gateway = Gateway(store, self.bus, self.clock, self.limits)
-        self._outcomes = Outcomes(self.gateway.hub, self.gateway.presence, self.bus, store.epoch)
-        self.bus.connect(self.gateway.hub.receive)
-        self.transport = SocketServer(
-            self.gateway, self._config, types=ARGUMENTS, on_typed_event=self.gateway.on_typed_event
+        self.chat = await Chat.open(
+            self.folder, self.clock, self.limits, self.bus, config=self._config, store_type=GatedStore, sink=self._sink
         )
+        assert isinstance(self.chat.store, GatedStore)
+        self.store = self.chat.store
+
+    @property
+    def gateway(self) -> Gateway:
+        return self.chat.gateway
+
+    @property
+    def transport(self) -> SocketServer:
+        return self.chat.transport
 
     @contextmanager
     def hold_outcomes(self) -> Iterator[Gate]:
@@ -178,7 +180,7 @@ class Inside:
         finally:
             held, self._held, self._gate = self._held, None, Gate()
             for batch in held:
-                self._outcomes(batch)
+                self.chat.outcomes(batch)
 
     def kept(self) -> dict[str, Any]:
         """Every structure that grows with the people who are here."""
@@ -226,11 +228,7 @@ class Inside:
             self._held.append(batch)
             self._gate.note_arrival()
         else:
-            self._outcomes(batch)
-
-    @staticmethod
-    def _failed(error: BaseException) -> None:
-        raise error
+            self.chat.outcomes(batch)
 
 
 @asynccontextmanager
@@ -246,7 +244,7 @@ async def serving(
     changed = msgspec.structs.replace(LIMITS, **limits)
     inside = Inside(folder, bus or LocalBus(), clock or MovedClock(), changed, config)
     await inside.open()
-    gateway, transport = inside.gateway, inside.transport
+    transport = inside.transport
     sockets = bind("127.0.0.1", 0)
     ws: Any = transport.ws_protocol_class()  # uvicorn says Protocol, and means any protocol class
     http = uvicorn.Config(
@@ -256,7 +254,6 @@ async def serving(
     http.load()
     server = uvicorn.Server(http)
     server.lifespan = http.lifespan_class(http)
-    await gateway.start()
     await transport.start()
     await server.startup(sockets=sockets)
     beating = asyncio.create_task(server.main_loop())
@@ -264,10 +261,7 @@ async def serving(
     try:
         yield inside
     finally:
-        await gateway.leave()
-        await inside.store.close()
-        await gateway.stop()
-        await transport.stop()
+        await inside.chat.leave()
         server.should_exit = True
         await beating
         await server.shutdown(sockets=sockets)
