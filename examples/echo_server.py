@@ -8,6 +8,7 @@ It's what the public test suites of the Engine.IO v4 and Socket.IO v5 protocols 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import socket as socket_module
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,21 +23,37 @@ from duologue.server.transport.session import Session
 from duologue.wire import Frame, Limits, encode_ack, encode_event
 
 NAMESPACES = ("/", "/custom")
+GREETING_DELAY = 0.02  # seconds
 
 
 class Echo:
-    """Answers `message` with `message-back`, `message-with-ack` with its ack, binary arguments included."""
+    """Answers `message` with `message-back`, `message-with-ack` with its ack, binary arguments included.
+
+    The first event of a namespace is `auth`, with the payload of its CONNECT. It leaves a moment after the CONNECT: frames
+    that arrive together are all handed over before a client that awaits one and then listens for the next, as the
+    public Socket.IO suite does, can listen.
+    """
+
+    def __init__(self) -> None:
+        self._greetings: dict[Socket, bytes] = {}
 
     def on_connect(self, socket: Socket, auth: Raw | None) -> None:
         if socket.namespace not in NAMESPACES:
             socket.refuse("Invalid namespace")
             return
         socket.accept()
-        socket.send(Frame(encode_event("auth", b"{}" if auth is None else bytes(auth), namespace=socket.namespace)))
+        self._greetings[socket] = b"{}" if auth is None else bytes(auth)
+        asyncio.get_running_loop().call_later(GREETING_DELAY, self._greet, socket)
+
+    def _greet(self, socket: Socket) -> None:
+        payload = self._greetings.pop(socket, None)
+        if payload is not None:
+            socket.send(Frame(encode_event("auth", payload, namespace=socket.namespace)))
 
     def on_event(
         self, socket: Socket, name: str, args: list[Raw], ack_id: int | None, attachments: tuple[bytes, ...]
     ) -> None:
+        self._greet(socket)
         # The arguments go back as they came, with the placeholders that stand for the attachments.
         json_args = [bytes(arg) for arg in args]
         namespace, count = socket.namespace, len(attachments)
@@ -48,7 +65,7 @@ class Echo:
             socket.send(Frame(packet, attachments))
 
     def on_disconnect(self, socket: Socket, reason: str) -> None:
-        pass
+        self._greetings.pop(socket, None)
 
 
 class RawEcho:

@@ -92,6 +92,10 @@ class RawWebsocket:
             await self._writer.drain()
             await asyncio.sleep(0)
 
+    async def chunk(self) -> bytes:
+        """What one read brings: one frame, several, or a part of one."""
+        return await asyncio.wait_for(self._reader.read(65536), PATIENCE)
+
     async def frame(self) -> Frame | None:
         """The next frame, None at the end of the connection."""
         try:
