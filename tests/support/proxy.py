@@ -117,25 +117,30 @@ class Lane:
 
 
 class _Connection:
-    def __init__(self, proxy: Proxy, client: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+    def __init__(self, proxy: Proxy, client: socket.socket) -> None:
         self._proxy = proxy
-        self._reader, self._writer = client
-        self._ends = [self._writer]
+        self._client = client
+        self._server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._ends: list[asyncio.StreamWriter] = []
+        for end in (self._client, self._server):
+            end.setblocking(False)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     async def run(self) -> None:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                reader, writer = await asyncio.open_connection(HOST, self._proxy.target_port)
+                await asyncio.get_running_loop().sock_connect(self._server, (HOST, self._proxy.target_port))
+            from_client, to_client = await asyncio.open_connection(sock=self._client)
+            self._ends.append(to_client)
+            from_server, to_server = await asyncio.open_connection(sock=self._server)
+            self._ends.append(to_server)
         except OSError:
             self.abort()
             return
-        self._ends.append(writer)
-        for end in self._ends:
-            end.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._carry(self._reader, writer, self._proxy.to_server))
-                group.create_task(self._carry(reader, self._writer, self._proxy.to_client))
+                group.create_task(self._carry(from_client, to_server, self._proxy.to_server))
+                group.create_task(self._carry(from_server, to_client, self._proxy.to_client))
         except* (_Cut, ConnectionError):
             self.abort()
         finally:
@@ -172,10 +177,15 @@ class _Connection:
 
     def abort(self) -> None:
         """Break both ends with a reset, as a router does that has forgotten the connection."""
-        for end in self._ends:
+        for end in (self._client, self._server):
             with contextlib.suppress(OSError):
-                end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            end.transport.abort()
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        for writer in self._ends:
+            writer.transport.abort()
+        if len(self._ends) < 2:
+            # Not yet, or only half, in the hands of the loop.
+            self._client.close()
+            self._server.close()
 
 
 class Proxy:
@@ -186,7 +196,7 @@ class Proxy:
         self.port = 0
         self.to_server = Lane()
         self.to_client = Lane()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._connections: dict[asyncio.Task[None], _Connection] = {}
 
     @property
@@ -199,15 +209,20 @@ class Proxy:
 
     async def accept(self) -> None:
         """Listen (again), always on the same port."""
-        if self._server is None:
-            self._server = await asyncio.start_server(self._connected, HOST, self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
+        if self._listener is None:
+            self._listener = socket.create_server((HOST, self.port))
+            self._listener.setblocking(False)
+            self.port = self._listener.getsockname()[1]
+            # Not asyncio's own server: between its accept and its hand-over lie turns of the loop in which `refuse`
+            # would miss a connection.
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     async def refuse(self) -> None:
         """Stop listening and break what is open: connecting is refused until `accept`."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
         await self.cut()
 
     async def cut(self) -> None:
@@ -222,8 +237,12 @@ class Proxy:
         self.to_server.clear()
         self.to_client.clear()
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _Connection(self, (reader, writer))
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        connection = _Connection(self, client)
         task = asyncio.create_task(connection.run())
         self._connections[task] = connection
         task.add_done_callback(lambda done: self._connections.pop(done, None))
