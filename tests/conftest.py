@@ -16,6 +16,7 @@ from typing import Protocol
 
 import pytest
 
+from cluster.postgres import Postgres
 from tests.support import process
 from tests.support.process import ServerProcess
 
@@ -120,3 +121,17 @@ def echo_server(shared_echo: ServerProcess) -> Iterator[ServerProcess]:
     print("\n".join(shared_echo.log(mark)))
     assert shared_echo.alive, shared_echo.report()
     assert not shared_echo.tracebacks(mark), "the server logged an exception that it did not expect"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A real PostgreSQL, one for the whole run: no test may harm it."""
+    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[str]:
+    """The URL of an empty database of the test's own."""
+    with postgres.database() as url:
+        yield url

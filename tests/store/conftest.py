@@ -1,4 +1,4 @@
-"""A store in a fresh folder, with its acknowledgements collected as they come."""
+"""A fresh store, with its acknowledgements collected as they come."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import pytest
 import pytest_asyncio
 
 from duologue.domain.errors import Code
 from duologue.domain.model import User
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt, Store
+from duologue.store.postgres import PostgresStore
 from duologue.store.sqlite import SqliteStore
 from tests.support.clock import SetClock
 
@@ -24,10 +25,10 @@ NOBODY = "d" * 16
 
 
 class Bench:
-    """Opens stores on one folder and waits for what they hand back."""
+    """Opens stores in one place, a folder for SQLite or a URL for PostgreSQL, and waits for what they hand back."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, place: Path | str) -> None:
+        self.place = place
         self.clock = SetClock()
         self.failures: list[BaseException] = []
         self.returned: list[Pending] = []
@@ -35,14 +36,16 @@ class Bench:
         self.store: Store
         self.is_open = False
 
-    async def open(self, **settings: object) -> Store:
-        self.store = await SqliteStore.open(
-            self.folder,
-            self.clock,
-            self._sink,
-            self.failures.append,
-            **settings,  # type: ignore[arg-type]
-        )
+    @property
+    def folder(self) -> Path:
+        assert isinstance(self.place, Path)
+        return self.place
+
+    async def open(self, **settings: Any) -> Store:
+        if isinstance(self.place, Path):
+            self.store = await SqliteStore.open(self.place, self.clock, self._sink, self.failures.append, **settings)
+        else:
+            self.store = await PostgresStore.open(self.place, self.clock, self._sink, self.failures.append, **settings)
         self.is_open = True
         return self.store
 
@@ -93,10 +96,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     await made.close()
 
 
-@pytest_asyncio.fixture(params=["sqlite"])
-async def ready(bench: Bench, request: pytest.FixtureRequest) -> Bench:
-    """An open store with Ann, Bob and Cat. Each implementation of the port joins here by its name."""
-    assert request.param == "sqlite"
+@pytest_asyncio.fixture
+async def ready(bench: Bench) -> Bench:
+    """An open store with Ann, Bob and Cat."""
     await bench.open()
     await bench.people(ANN, BOB, CAT)
     return bench

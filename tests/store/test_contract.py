@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
+import pytest_asyncio
 
 from duologue.domain.errors import Code, Refusal
 from duologue.domain.model import Gap, Positions, User
@@ -11,6 +15,14 @@ from duologue.domain.ports import PendingMessage, PendingReceipt
 from .conftest import ANN, BOB, CAT, NOBODY, Bench, failures
 
 pytestmark = pytest.mark.asyncio
+
+
+@pytest_asyncio.fixture(params=["sqlite", "postgres"])
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    """Each implementation of the port joins here by its name."""
+    made = Bench(tmp_path / "data" if request.param == "sqlite" else request.getfixturevalue("database"))
+    yield made
+    await made.close()
 
 
 async def test_seqs_and_versions_in_the_order_of_submission(ready: Bench) -> None:

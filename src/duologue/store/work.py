@@ -1,6 +1,6 @@
-"""The one-off writes that share the group commit with messages and receipts.
+"""What a batch is made of: messages, receipts, and the one-off writes that share their group commit.
 
-Each is plain data plus the future of whoever awaits it, so that an engine needs no callbacks: it reads the fields and,
+A one-off is plain data plus the future of whoever awaits it, so that an engine needs no callbacks: it reads the fields and,
 where it refuses, sets `failure`.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 
 from duologue.domain.errors import Code
-from duologue.domain.ports import Pending
+from duologue.domain.ports import Pending, PendingMessage
 
 
 class OneOff:
@@ -48,3 +48,32 @@ class Departure(OneOff):
 
 
 Work = Pending | OneOff
+
+
+def fail(batch: Sequence[Work], code: Code) -> None:
+    """Nothing of the batch was stored, for this reason."""
+    for work in batch:
+        work.failure = code
+
+
+def encodable(batch: Sequence[Pending]) -> Sequence[Pending]:
+    """The batch without what can't be stored as UTF-8: lone surrogates are refused long before, but one that slipped
+    through may cost its own message only, not the store."""
+    try:
+        for work in batch:
+            if isinstance(work, PendingMessage) and not (work.content.isascii() and work.id.isascii()):
+                work.content.encode(), work.id.encode()
+    except UnicodeEncodeError:
+        return [work for work in batch if not _refuse_unencodable(work)]
+    return batch
+
+
+def _refuse_unencodable(work: Pending) -> bool:
+    if not isinstance(work, PendingMessage):
+        return False
+    try:
+        (work.content + work.id).encode()
+    except UnicodeEncodeError:
+        work.failure = Code.INVALID_CONTENT
+        return True
+    return False

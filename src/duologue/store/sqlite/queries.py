@@ -3,7 +3,7 @@ however many conversations a page has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apsw
@@ -22,6 +22,7 @@ from duologue.domain.model import (
     SyncPage,
     User,
 )
+from duologue.store.pages import history_range, share
 
 MAX_VERSION = 2**63 - 1
 """Above every version: no bound."""
@@ -127,7 +128,7 @@ def sync(
     rows = list(_rows(connection, _CHANGED, asked))
     page = rows[:conversations]
     ids = {row[0]: row[1] for row in page}
-    firsts = _share(((row[10], row[4]) for row in page), per_conversation, total)
+    firsts = share(((row[10], row[4]) for row in page), per_conversation, total)
     messages = _ranges(
         connection, me, user, ids, [(row[0], first, row[4]) for row, first in zip(page, firsts, strict=True)]
     )
@@ -152,7 +153,7 @@ def roster(
         heads = list(_rows(connection, _HEADS, (me, min(acquaintances, total))))
     else:
         heads = list(_rows(connection, _HEADS, (me, total)))
-    firsts = _share(((0, seq) for _, _, seq in heads), per_conversation, total, at_least=0)
+    firsts = share(((0, seq) for _, _, seq in heads), per_conversation, total, at_least=0)
     ranges = [(peer, first, seq) for (peer, _, seq), first in zip(heads, firsts, strict=True)]
     found = _ranges(connection, me, user, {key: peer for key, peer, _ in heads}, ranges)
     of_peer = {peer: messages for (peer, _, _), messages in zip(heads, found, strict=True)}
@@ -167,18 +168,9 @@ def history(
     if them is None:
         raise Refusal(Code.UNKNOWN_USER)
     last = int(str(connection.execute(_LAST_SEQ, (me, them)).get or 0))
-    if any(cursor is not None and not 0 <= cursor <= last + 1 for cursor in (before, after)):
-        raise Refusal(Code.UNKNOWN_CURSOR)
-    floor = 1 if after is None else after + 1
-    ceiling = last if before is None else before - 1
-    if after is not None:
-        first, end = floor, min(ceiling, floor + limit - 1)
-        more = end < ceiling
-    else:
-        first, end = max(floor, ceiling - limit + 1), ceiling
-        more = first > floor
-    rows = _rows(connection, _HISTORY, {"me": me, "peer": them, "first": first, "last": end})
-    return HistoryPage(tuple(_message(me, user, peer, *row) for row in rows), more)
+    wanted = history_range(last, before, after, limit)
+    rows = _rows(connection, _HISTORY, {"me": me, "peer": them, "first": wanted.first, "last": wanted.last})
+    return HistoryPage(tuple(_message(me, user, peer, *row) for row in rows), wanted.more)
 
 
 def _person(connection: apsw.Connection, user: str) -> tuple[int, str, int]:
@@ -186,17 +178,6 @@ def _person(connection: apsw.Connection, user: str) -> tuple[int, str, int]:
         for key, name, version in _rows(connection, _ME, (user,)):
             return key, name, version
     raise Refusal(Code.UNKNOWN_USER)
-
-
-def _share(spans: Iterable[tuple[int, int]], each: int, total: int, at_least: int = 1) -> list[int]:
-    """For spans of seqs `(seen, last)`, the first seq of each to return: the latest ones, at most `each` of a span and
-    `total` of all, but at least `at_least` where there is one. `last + 1` means none."""
-    firsts = []
-    for seen, last in spans:
-        count = min(last - seen, max(min(each, total), at_least))
-        total -= count
-        firsts.append(last - count + 1)
-    return firsts
 
 
 def _ranges(

@@ -15,10 +15,10 @@ import msgspec
 
 from duologue.domain.errors import Code, StoreFailed
 from duologue.domain.ports import Clock, Pending, PendingMessage
+from duologue.store.ledger import Account, Head, Ledger, MessageKey, Pair, Stored
 from duologue.store.sqlite.bulk import BulkInsert
-from duologue.store.sqlite.ledger import Account, Head, Ledger, MessageKey, Pair, Stored
 from duologue.store.sqlite.wal import Wal
-from duologue.store.work import Departure, NewGuest, OneOff, Work
+from duologue.store.work import Departure, NewGuest, OneOff, Work, encodable, fail
 
 WARY_BATCHES = 32
 """After a batch with a repeated message this many batches look for repetitions first instead of being surprised: in a
@@ -76,25 +76,25 @@ class Writer:
         """See `Engine.write`. A full disk fails the batch with STORAGE_FULL and a busy database with UNAVAILABLE;
         any other error of the database is a `StoreFailed`, for after it no commit can be trusted."""
         if self._wal.too_long():
-            _fail(batch, Code.UNAVAILABLE)
+            fail(batch, Code.UNAVAILABLE)
             return
         try:
             guests = self._commit(batch)
         except apsw.FullError as error:
             self._roll_back()
             _log.error("the disk is full, a batch of %d was refused: %s", len(batch), error)
-            _fail(batch, Code.STORAGE_FULL)
+            fail(batch, Code.STORAGE_FULL)
         except apsw.BusyError as error:
             self._roll_back()
             _log.warning("another process locks the database, a batch of %d was refused: %s", len(batch), error)
-            _fail(batch, Code.UNAVAILABLE)
+            fail(batch, Code.UNAVAILABLE)
         except apsw.IOError as error:
             # No space for the shared memory file is a full disk as well; SQLite has no better word for it.
             if getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_SHMSIZE:
                 self._sound = False
                 raise StoreFailed(f"writing to the database failed: {error}") from error
             self._roll_back()
-            _fail(batch, Code.STORAGE_FULL)
+            fail(batch, Code.STORAGE_FULL)
         except BaseException as error:
             self._sound = False
             if isinstance(error, apsw.CorruptError | apsw.NotADBError):
@@ -134,7 +134,7 @@ class Writer:
         execute("BEGIN IMMEDIATE")
         guests = self._write_one_offs(one_offs)
         if pendings:
-            pendings = _encodable(pendings)
+            pendings = encodable(pendings)
             try:
                 self._write_pendings(pendings)
             except apsw.ConstraintError:
@@ -201,31 +201,3 @@ class Writer:
 
 def _text(rows: Sequence[object]) -> str:
     return _json.encode(rows).decode()
-
-
-def _fail(batch: Sequence[Work], code: Code) -> None:
-    for work in batch:
-        work.failure = code
-
-
-def _encodable(batch: Sequence[Pending]) -> Sequence[Pending]:
-    """The batch without what can't be stored as UTF-8: lone surrogates are refused long before, but one that slipped
-    through may cost its own message only, not the store."""
-    try:
-        for work in batch:
-            if isinstance(work, PendingMessage) and not (work.content.isascii() and work.id.isascii()):
-                work.content.encode(), work.id.encode()
-    except UnicodeEncodeError:
-        return [work for work in batch if not _refuse_unencodable(work)]
-    return batch
-
-
-def _refuse_unencodable(work: Pending) -> bool:
-    if not isinstance(work, PendingMessage):
-        return False
-    try:
-        (work.content + work.id).encode()
-    except UnicodeEncodeError:
-        work.failure = Code.INVALID_CONTENT
-        return True
-    return False

@@ -112,6 +112,12 @@ class Ledger:
         self._complete = True
         self._receipts: list[tuple[PendingReceipt, int, int]] = []
 
+    def pairs(self, batch: Sequence[Pending]) -> set[Pair]:
+        """The conversations of the batch between known people."""
+        self._begin(batch)
+        self._read_accounts()
+        return self._pairs()
+
     def keys(self, batch: Sequence[Pending]) -> list[MessageKey]:
         """The identities of the batch's messages between known people, for a search for earlier ones."""
         self._begin(batch)
@@ -199,7 +205,7 @@ class Ledger:
         """The batch was rolled back: drop what it changed and give the receipts their questions back."""
         for pair in self._touched:
             self._heads.pop(pair, None)
-        for name in _names(self._batch):
+        for name in names(self._batch):
             self._accounts.pop(name, None)
         for receipt, received, read in self._receipts:
             receipt.received, receipt.read = received, read
@@ -224,28 +230,31 @@ class Ledger:
             self._read_heads()
 
     def _read_accounts(self) -> None:
-        missing = [name for name in _names(self._batch) if name not in self._accounts and name.isascii()]
+        missing = [name for name in names(self._batch) if name not in self._accounts and name.isascii()]
         if missing:
             self._accounts.update(self._load_accounts(missing))
 
     def _read_heads(self) -> None:
-        accounts, heads = self._accounts, self._heads
-        missing: set[Pair] = set()
+        heads = self._heads
+        missing = [pair for pair in self._pairs() if pair not in heads]
+        if missing:
+            for head in self._load_heads(missing):
+                heads[head.low, head.high] = head
+            for pair in missing:
+                if pair not in heads:
+                    heads[pair] = Head(*pair, 0, 0, 0, 0, 0, 0)
+
+    def _pairs(self) -> set[Pair]:
+        accounts = self._accounts
+        pairs: set[Pair] = set()
         for work in self._batch:
             if isinstance(work, PendingMessage):
                 one, other = accounts.get(work.sender), accounts.get(work.recipient)
             else:
                 one, other = accounts.get(work.user), accounts.get(work.peer)
             if one is not None and other is not None:
-                pair = (one.key, other.key) if one.key <= other.key else (other.key, one.key)
-                if pair not in heads:
-                    missing.add(pair)
-        if missing:
-            for head in self._load_heads(list(missing)):
-                heads[head.low, head.high] = head
-            for pair in missing:
-                if pair not in heads:
-                    heads[pair] = Head(*pair, 0, 0, 0, 0, 0, 0)
+                pairs.add((one.key, other.key) if one.key <= other.key else (other.key, one.key))
+        return pairs
 
     def _message_key(self, work: PendingMessage) -> MessageKey | None:
         sender, recipient = self._accounts.get(work.sender), self._accounts.get(work.recipient)
@@ -284,16 +293,17 @@ class Ledger:
             head.low_version, head.high_version = work.peer_version, work.user_version
 
 
-def _names(batch: Sequence[Pending]) -> set[str]:
-    names = set()
+def names(batch: Sequence[Pending]) -> set[str]:
+    """The ids of everybody whom a batch names, known or not."""
+    found = set()
     for work in batch:
         if isinstance(work, PendingMessage):
-            names.add(work.sender)
-            names.add(work.recipient)
+            found.add(work.sender)
+            found.add(work.recipient)
         else:
-            names.add(work.user)
-            names.add(work.peer)
-    return names
+            found.add(work.user)
+            found.add(work.peer)
+    return found
 
 
 def _repeat(work: PendingMessage, before: Stored) -> None:

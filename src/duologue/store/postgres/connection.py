@@ -1,0 +1,77 @@
+"""Connections to PostgreSQL: how they are set up, and what their errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds to connect to one server of the URL."""
+
+STATEMENT_TIMEOUT: Final = 10.0
+"""Seconds that any one statement may take, the wait for locks and for a synchronous standby included."""
+
+ABANDONED_TIMEOUT: Final = 5.0
+"""Seconds after which the server ends a transaction whose node has gone silent: a node that was stopped or cut off
+in the middle of one must not keep others from the rows that it has locked."""
+
+_SETTINGS: Final = {
+    "application_name": "duologue",
+    "synchronous_commit": "on",
+    "idle_in_transaction_session_timeout": str(int(ABANDONED_TIMEOUT * 1000)),
+    # Half of ours: the server gives up first, and says why.
+    "lock_timeout": str(int(STATEMENT_TIMEOUT * 500)),
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    # The statements are small and always the same: compiling them would cost more than it saves.
+    "jit": "off",
+}
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+# In quotes: only the stubs know its parameter.
+
+LOST: Final = (
+    OSError,
+    TimeoutError,
+    asyncio.IncompleteReadError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
+"""The connection is gone, or leads to a server that can't serve: restarting, no longer the primary, full of sessions.
+Whether a commit under way has happened isn't known."""
+
+RETRYABLE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+"""The transaction was rolled back for the sake of another one; the same again may succeed."""
+
+DAMAGED: Final = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError)
+
+
+def connect_options(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    return {
+        "loop": loop,
+        "timeout": CONNECT_TIMEOUT,
+        "command_timeout": STATEMENT_TIMEOUT,
+        "server_settings": _SETTINGS,
+        "target_session_attrs": "read-write",
+    }
+
+
+async def connect(url: str) -> Connection:
+    """Raises one of `LOST`, or a `asyncpg.PostgresError` that a retry won't heal (a wrong password, no such database)."""
+    return await asyncpg.connect(url, **connect_options(asyncio.get_running_loop()))
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown and logged."""
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=user.partition(":")[0] + at + hosts, query=""))

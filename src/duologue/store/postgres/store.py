@@ -1,0 +1,214 @@
+"""The store on PostgreSQL: one writing connection on a thread of its own, a pool for reading on the event loop's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Concatenate, Final, ParamSpec, TypeVar, cast
+
+import asyncpg
+
+from duologue.domain.errors import Code, Refusal, StoreFailed, StoreUnusable
+from duologue.domain.model import DirectoryPage, HistoryPage, Person, Roster, SyncPage, User
+from duologue.domain.ports import Clock, Pending, Sink
+from duologue.store.committer import MAX_BATCH, MAX_PENDING, Committer
+from duologue.store.postgres import queries, schema
+from duologue.store.postgres.connection import (
+    DAMAGED,
+    LOST,
+    Connection,
+    connect,
+    connect_options,
+    without_password,
+)
+from duologue.store.postgres.writer import Writer
+from duologue.store.work import Departure, NewGuest
+
+READERS: Final = 8
+"""Reading connections of one node."""
+
+MAX_WAITING: Final = 5_000
+"""Reads that wait or run; the next one is refused. A herd of reconnecting clients fits."""
+
+WAIT_SECONDS: Final = 15.0
+"""A caller waits no longer than this for a read, its time in the queue and a second attempt included."""
+
+RETRY_PAUSE: Final = 0.2
+"""Seconds before a read whose connection was lost is tried again."""
+
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds for the reading connections to say goodbye."""
+
+COUNT_SECONDS: Final = 5.0
+"""Between two counts of the people, whom other nodes add to."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class PostgresStore:
+    """`duologue.domain.ports.Store` on one database, shared by any number of nodes. Made by `open`."""
+
+    def __init__(
+        self,
+        epoch: str,
+        committer: Committer,
+        writer: Writer,
+        pool: asyncpg.Pool[asyncpg.Record],
+        clock: Clock,
+        people: int,
+        count_up_to: int,
+    ) -> None:
+        self.epoch = epoch
+        self.submit: Callable[[Pending], None] = committer.submit
+        """`Store.submit`; the committer's own, for it is called for every message."""
+        self._committer = committer
+        self._writer = writer
+        self._pool = pool
+        self._clock = clock
+        self._counted = people
+        self._count_up_to = count_up_to
+        self._waiting = 0
+        self._open = True
+        self._counting = asyncio.create_task(self._count(), name="people count")
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        clock: Clock,
+        sink: Sink,
+        on_failure: Callable[[BaseException], None],
+        *,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+        count_up_to: int = 1001,
+        max_pending: int = MAX_PENDING,
+        max_batch: int = MAX_BATCH,
+    ) -> PostgresStore:
+        """Connect, bring the schema up to date and start the writer's thread, whose loop `new_loop` makes. `sink` and
+        `on_failure` are called on this loop. People are counted up to `count_up_to`.
+
+        Raises `StoreUnusable`: no such server or database, a wrong password, a PostgreSQL too old, data too new.
+        """
+        try:
+            connection = await connect(url)
+            try:
+                epoch = await schema.prepare(connection)
+                people = await queries.count(connection, count_up_to)
+            finally:
+                await connection.close(timeout=CLOSE_TIMEOUT)
+            pool = await asyncpg.create_pool(
+                url, min_size=1, max_size=READERS, **connect_options(asyncio.get_running_loop())
+            )
+        except (*LOST, asyncpg.PostgresError, ValueError) as error:
+            words = " ".join(str(error).split()) or type(error).__name__
+            raise StoreUnusable(f"the database {without_password(url)} can't be used: {words}") from error
+        writer = Writer(url, clock, new_loop)
+        committer = Committer(writer, asyncio.get_running_loop(), sink, on_failure, max_pending, max_batch)
+        committer.start()
+        return cls(epoch, committer, writer, pool, clock, people, count_up_to)
+
+    async def create_guest(self, user: User, token_hash: bytes) -> None:
+        future = asyncio.get_running_loop().create_future()
+        await self._committer.run(NewGuest(future, user.id, user.name, token_hash, self._clock.wall_ms()))
+        self._counted += 1
+
+    async def seen(self, users: Sequence[str], at: int) -> None:
+        await self._committer.run(Departure(asyncio.get_running_loop().create_future(), users, at))
+
+    async def session_user(self, token_hash: bytes) -> User | None:
+        return await self._read(queries.session_user, token_hash)
+
+    async def people(self, ids: Sequence[str]) -> list[Person]:
+        return await self._read(queries.people, ids)
+
+    def people_count(self) -> int:
+        return self._counted
+
+    async def directory(self, after: str, limit: int) -> DirectoryPage:
+        return await self._read(queries.directory, after, limit)
+
+    async def peers(self, user: str, limit: int) -> list[str]:
+        return await self._read(queries.peers, user, limit)
+
+    async def sync(
+        self, user: str, since: int | None, before: int | None, conversations: int, per_conversation: int, total: int
+    ) -> SyncPage:
+        return await self._read(queries.sync, user, since, before, conversations, per_conversation, total)
+
+    async def roster(
+        self, user: str, everybody_up_to: int, acquaintances: int, per_conversation: int, total: int
+    ) -> Roster:
+        roster = await self._read(queries.roster, user, everybody_up_to, acquaintances, per_conversation, total)
+        self._counted = max(self._counted, len(roster.people))
+        return roster
+
+    async def history(self, user: str, peer: str, before: int | None, after: int | None, limit: int) -> HistoryPage:
+        return await self._read(queries.history, user, peer, before, after, limit)
+
+    async def versions(self, users: Sequence[str]) -> dict[str, int]:
+        return await self._read(queries.versions, users)
+
+    async def close(self) -> None:
+        """See `Store.close`. Safe to call twice."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self._open = False
+        self._counting.cancel()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+        finally:
+            await self._committer.close()
+
+    async def _count(self) -> None:
+        while True:
+            await asyncio.sleep(COUNT_SECONDS)
+            if self._counted >= self._count_up_to:
+                continue  # people are never deleted
+            try:
+                self._counted = max(self._counted, await self._read(queries.count, self._count_up_to))
+            except Refusal as refusal:
+                _log.warning("the people can't be counted, trying again: %s", refusal)
+
+    async def _read(
+        self, query: Callable[Concatenate[Connection, P], Awaitable[T]], *arguments: P.args, **named: P.kwargs
+    ) -> T:
+        """The query's answer, from one snapshot. Raises `Refusal(UNAVAILABLE)` when there are too many reads or it takes
+        too long."""
+        if not self._open:
+            raise Refusal(Code.UNAVAILABLE, "the store is closed")
+        if self._waiting >= MAX_WAITING:
+            raise Refusal(Code.UNAVAILABLE, "too many reads are waiting")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                while True:
+                    try:
+                        async with (
+                            self._pool.acquire(timeout=WAIT_SECONDS) as connection,
+                            connection.transaction(isolation="repeatable_read", readonly=True),
+                        ):
+                            return await query(cast("Connection", connection), *arguments, **named)
+                    except LOST as error:
+                        if isinstance(error, TimeoutError):
+                            raise
+                        _log.info("a read has lost its connection, trying again: %s", error or type(error).__name__)
+                        await asyncio.sleep(RETRY_PAUSE)
+        except TimeoutError:
+            raise Refusal(Code.UNAVAILABLE, "the read took too long") from None
+        except DAMAGED as error:
+            self._committer.fail(StoreFailed(f"reading the database failed: {error}"))
+            raise Refusal(Code.UNAVAILABLE, "the store failed") from error
+        except asyncpg.PostgresError as error:
+            raise Refusal(Code.UNAVAILABLE, str(error)) from error
+        finally:
+            self._waiting -= 1
