@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from cluster.postgres import Postgres
 from duologue.domain.errors import Code
 from duologue.domain.model import User
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt
@@ -79,12 +81,17 @@ def _numbers(message: PendingMessage) -> tuple[int, ...]:
 class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.root = Path(tempfile.mkdtemp())
         self.runner = asyncio.Runner()
-        self.bench = Bench(self.root / "0")
+        self.bench = Bench(self.place())
         self.model = Model()
-        self.crashes = 0
         self.runner.run(self._start())
+
+    def place(self) -> Path | str:
+        """An empty one."""
+        raise NotImplementedError
+
+    def crash(self) -> None:
+        raise NotImplementedError
 
     async def _start(self) -> None:
         await self.bench.open()
@@ -112,14 +119,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.bench.store.epoch == epoch
 
     @rule()
-    def crash(self) -> None:
-        """The files as they lie at this instant, as a killed process leaves them."""
-        self.crashes += 1
-        after = self.root / str(self.crashes)
-        shutil.copytree(self.bench.folder, after, ignore=lambda *_: ["lock", "messages.db-shm"])
-        self.runner.run(self.bench.close())
-        self.bench = Bench(after)
-        self.runner.run(self.bench.open())
+    def die(self) -> None:
+        self.crash()
 
     @rule(
         user=users, behind=st.integers(-2, 12), size=st.integers(1, 3), each=st.integers(1, 3), total=st.integers(1, 4)
@@ -168,14 +169,66 @@ class StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.runner.run(self.bench.close())
         self.runner.close()
+
+
+class SqliteMachine(StoreMachine):
+    def place(self) -> Path:
+        self.root = Path(tempfile.mkdtemp())
+        self.crashes = 0
+        return self.root / "0"
+
+    def crash(self) -> None:
+        """The files as they lie at this instant, as a killed process leaves them."""
+        self.crashes += 1
+        after = self.root / str(self.crashes)
+        shutil.copytree(self.bench.folder, after, ignore=lambda *_: ["lock", "messages.db-shm"])
+        self.runner.run(self.bench.close())
+        self.bench = Bench(after)
+        self.runner.run(self.bench.open())
+
+    def teardown(self) -> None:
+        super().teardown()
         shutil.rmtree(self.root)
+
+
+class PostgresMachine(StoreMachine):
+    def __init__(self, server: Postgres) -> None:
+        self.server = server
+        super().__init__()
+
+    def place(self) -> str:
+        self.databases = ExitStack()
+        return self.databases.enter_context(self.server.database())
+
+    def crash(self) -> None:
+        """Every connection of the node is broken off."""
+        name = str(self.bench.place).rpartition("/")[2]
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+        self.server.sql(f"{end} '{name}'", "postgres")
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.databases.close()
 
 
 def _seen_as(message: PendingMessage, user: str) -> int:
     return message.sender_version if message.sender == user else message.recipient_version
 
 
-StoreMachine.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)
-)
-TestStore = StoreMachine.TestCase
+def _settings(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=30,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+SqliteMachine.TestCase.settings = _settings(40)
+TestSqliteStore = SqliteMachine.TestCase
+
+
+def test_the_postgres_store(postgres: Postgres) -> None:
+    # It calls what it is given without arguments, so a class is as good as a function that makes one.
+    run_state_machine_as_test(lambda: PostgresMachine(postgres), settings=_settings(15))  # type: ignore[arg-type]

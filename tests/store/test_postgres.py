@@ -1,0 +1,238 @@
+"""What only several nodes on one database can get wrong: late commits, crossing batches, lost connections, failover."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from cluster.postgres import DATABASE, HOST, USER, Postgres
+from duologue.domain.errors import StoreUnusable
+from duologue.domain.model import User
+from duologue.domain.ports import PendingMessage
+from duologue.store.postgres.connection import connect
+from tests.support.proxy import Proxy
+
+from .conftest import ANN, BOB, CAT, Bench
+
+pytestmark = pytest.mark.asyncio
+
+PATIENCE = 20.0
+
+# A message of this text stays in its transaction, locks and all, until the test lets go of the advisory lock.
+HELD = "held"
+_HOLD = """
+    CREATE FUNCTION duologue.hold() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN NULL; END
+    $$;
+    CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON duologue.message DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW WHEN (NEW.content = 'held') EXECUTE FUNCTION duologue.hold();
+"""
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A server that the test may kill."""
+    with Postgres(tmp_path_factory.mktemp("own-postgres")) as server:
+        yield server
+
+
+@asynccontextmanager
+async def nodes(url: str, count: int, users: Sequence[User] = (ANN, BOB, CAT)) -> AsyncIterator[list[Bench]]:
+    async with AsyncExitStack() as stack:
+        made = []
+        for _ in range(count):
+            bench = Bench(url)
+            await bench.open()
+            stack.push_async_callback(bench.close)
+            made.append(bench)
+        await made[0].people(*users)
+        yield made
+
+
+@asynccontextmanager
+async def session(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    connection = await connect(url)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+async def _until_waiting_for_a_lock(connection: asyncpg.Connection[asyncpg.Record], count: int) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while count > await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ):
+            await asyncio.sleep(0.01)
+
+
+async def test_sync_skips_nothing_that_commits_late(database: str) -> None:
+    """F21. The node that took the earlier version commits last: whoever comes later has to wait for it."""
+    async with nodes(database, 2) as (one, other), session(database) as watcher:
+        await watcher.execute(_HOLD)
+        await one.send(ANN, BOB, "first")
+        await watcher.execute("SELECT pg_advisory_lock(42)")
+        late = asyncio.create_task(one.send(ANN, BOB, HELD))
+        await _until_waiting_for_a_lock(watcher, 1)
+        later = asyncio.create_task(other.send(CAT, BOB, "later"))
+        await _until_waiting_for_a_lock(watcher, 2)
+        page = await other.store.sync(BOB.id, 1, None, 50, 50, 500)
+        assert (page.version, page.conversations) == (1, ())
+        await watcher.execute("SELECT pg_advisory_unlock(42)")
+        sent = [await late, await later]
+        assert [each.recipient_version for each in sent] == [2, 3]
+        page = await other.store.sync(BOB.id, 1, None, 50, 50, 500)
+        assert page.version == 3
+        assert [[m.content for m in each.messages] for each in page.conversations] == [["later"], [HELD]]
+
+
+async def test_crossing_batches_of_three_nodes(database: str, rng: random.Random) -> None:
+    """F22. Everybody writes to everybody on every node, the same ids now and then; nobody deadlocks and no number is
+    given out twice or left out."""
+    users = [User(f"{rng.randrange(16**16):016x}", f"user {n}") for n in range(8)]
+    async with nodes(database, 3, users) as benches, session(database) as watcher:
+        plans = []
+        for bench in benches:
+            plan = []
+            for number in range(300):
+                a, b = rng.choice(users), rng.choice(users)
+                plan.append(PendingMessage(a.id, b.id, f"m{rng.randrange(2000)}", "x", number))
+            plans.append((bench, plan))
+
+        async def send(bench: Bench, plan: list[PendingMessage]) -> None:
+            for start in range(0, len(plan), 20):
+                await bench.commit(*plan[start : start + 20])
+
+        await asyncio.gather(*(send(*each) for each in plans))
+        sent = [message for _, plan in plans for message in plan]
+        assert {message.failure for message in sent} == {None}
+        stored = {(message.sender, message.recipient, message.id): message for message in sent}
+        assert len(stored) == sum(not message.duplicate for message in sent)
+        versions: dict[str, list[int]] = {user.id: [] for user in users}
+        seqs: dict[tuple[str, str], list[int]] = {}
+        for message in sent:
+            if message.duplicate:
+                continue
+            pair = (min(message.sender, message.recipient), max(message.sender, message.recipient))
+            seqs.setdefault(pair, []).append(message.seq)
+            versions[message.sender].append(message.sender_version)
+            if message.sender != message.recipient:
+                versions[message.recipient].append(message.recipient_version)
+        for numbers in [*versions.values(), *seqs.values()]:
+            assert sorted(numbers) == list(range(1, len(numbers) + 1))
+        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        assert await watcher.fetchval(deadlocks) == 0
+
+
+async def test_a_commit_whose_answer_is_lost_is_found_and_not_repeated(database: str, postgres: Postgres) -> None:
+    """The sockets of both sides hear of it all the same, for nobody has delivered it yet."""
+    async with (
+        Proxy(postgres.port) as proxy,
+        nodes(database.replace(str(postgres.port), str(proxy.port)), 1) as (bench,),
+    ):
+        proxy.to_client.cut_before = b"COMMIT"
+        sent = await bench.send(ANN, BOB, "once")
+        assert (sent.failure, sent.duplicate, sent.seq, sent.recipient_name) == (None, False, 1, "Bob")
+        assert (await bench.send(ANN, BOB, "next")).seq == 2
+        proxy.to_client.cut_before = b"COMMIT"
+        new = User("e" * 16, "Eve")
+        await bench.store.create_guest(new, b"hash of hers")
+        assert await bench.store.session_user(b"hash of hers") == new
+
+
+async def test_a_commit_that_never_arrived_is_made_again(database: str, postgres: Postgres) -> None:
+    async with (
+        Proxy(postgres.port) as proxy,
+        nodes(database.replace(str(postgres.port), str(proxy.port)), 1) as (bench,),
+    ):
+        proxy.to_server.cut_before = b"COMMIT"
+        mark = asyncio.create_task(bench.mark(BOB, ANN, read=1))
+        sent = await bench.send(ANN, BOB, "once")
+        assert (sent.failure, sent.duplicate, sent.seq) == (None, False, 1)
+        assert (await mark).failure is None
+        page = await bench.store.history(BOB.id, ANN.id, None, None, 10)
+        assert [message.content for message in page.messages] == ["once"]
+
+
+async def test_sends_outlast_a_killed_database(own_server: Postgres, rng: random.Random) -> None:
+    """F20. PostgreSQL is killed and started again under load."""
+    async with nodes(own_server.url, 2) as benches:
+
+        async def send(bench: Bench, count: int) -> list[PendingMessage]:
+            return [await bench.send(rng.choice((ANN, CAT)), BOB, f"{n}") for n in range(count)]
+
+        sending = [asyncio.create_task(send(bench, 150)) for bench in benches]
+        await asyncio.to_thread(own_server.kill)
+        await asyncio.to_thread(own_server.start)
+        sent = [message for each in await asyncio.gather(*sending) for message in each]
+        assert {message.failure for message in sent} == {None}
+        assert sorted(message.recipient_version for message in sent) == list(range(1, 301))
+        stored = [
+            message.id
+            for peer in (ANN, CAT)
+            for message in (await benches[0].store.history(BOB.id, peer.id, None, None, 1000)).messages
+        ]
+        assert sorted(stored) == sorted(message.id for message in sent)
+
+
+async def test_a_failover_to_a_synchronous_standby_loses_nothing(own_server: Postgres, tmp_path: Path) -> None:
+    """F20. A commit waits for the standby, so what was acknowledged is there when it takes over."""
+    with Postgres(tmp_path / "standby", standby_of=own_server) as standby:
+        own_server.set(synchronous_standby_names="*")
+        url = f"postgresql://{USER}@{HOST}:{own_server.port},{HOST}:{standby.port}/{DATABASE}"
+        async with nodes(url, 1) as (bench,):
+            sent = [await bench.send(ANN, BOB, f"{n}") for n in range(20)]
+            epoch = bench.store.epoch
+            await asyncio.to_thread(own_server.kill)
+            waiting = asyncio.create_task(bench.send(ANN, BOB, "during the failover"))
+            await asyncio.to_thread(standby.promote)
+            sent.append(await waiting)
+            assert {message.failure for message in sent} == {None}
+            page = await bench.store.history(BOB.id, ANN.id, None, None, 100)
+            assert [message.id for message in page.messages] == [message.id for message in sent]
+            await bench.close()
+            await bench.open()
+            assert bench.store.epoch == epoch
+
+
+async def test_a_node_that_stands_still_in_a_transaction_holds_nobody_up_for_long(database: str) -> None:
+    """A node that was stopped with SIGSTOP, or cut off, holds its locks; the database ends its transaction."""
+    async with nodes(database, 1) as (bench,), session(database) as stopped:
+        await stopped.execute("BEGIN")
+        await stopped.execute("SELECT FROM duologue.person WHERE name = 'Bob' FOR NO KEY UPDATE")
+        assert (await bench.send(ANN, BOB)).failure is None
+
+
+async def test_a_database_that_cannot_be_used_is_named_in_one_line(database: str, postgres: Postgres) -> None:
+    nobody = f"postgresql://me:secret@{HOST}:1/x"
+    with pytest.raises(StoreUnusable, match="can't be used") as refused:
+        await Bench(nobody).open()
+    assert "secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(StoreUnusable, match="does not exist"):
+        await Bench(database + "x").open()
+    bench = Bench(database)
+    await bench.open()
+    await bench.close()
+    async with session(database) as other:
+        await other.execute("UPDATE duologue.meta SET value = '99' WHERE name = 'oldest_reader'")
+    with pytest.raises(StoreUnusable, match="newer Duologue"):
+        await bench.open()
+
+
+async def test_data_restored_on_another_server_has_another_epoch(database: str) -> None:
+    bench = Bench(database)
+    await bench.open()
+    epoch = bench.store.epoch
+    await bench.close()
+    async with session(database) as other:
+        await other.execute("UPDATE duologue.meta SET value = '1' WHERE name = 'server'")
+    await bench.open()
+    assert bench.store.epoch != epoch
+    await bench.close()
