@@ -34,7 +34,7 @@ FLOORS: Final = {
     "domain": floor(others="msgspec", banned=f"{PURE} logging sqlite3"),
     "actions": floor(ours="domain", others="msgspec", banned=f"{PURE.replace('asyncio ', '')} sqlite3"),
     "store": floor(ours="domain", others="apsw asyncpg msgspec", banned="sqlite3"),
-    "bus": floor(ours="domain", others="msgspec"),
+    "bus": floor(ours="domain", others="msgspec nats"),
     "server": floor(ours="wire domain actions", others="httptools msgspec picows starlette uvicorn"),
     "settings": floor(others="platformdirs"),
     "logs": floor(),

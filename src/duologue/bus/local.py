@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from duologue.bus.topics import Topics
 from duologue.domain.ports import Receiver
 
 
@@ -11,6 +12,10 @@ class LocalBus:
     def __init__(self) -> None:
         self._sockets: dict[str, int] = {}
         self._receiver: Receiver | None = None
+        self._topics = Topics()
+        self.subscribe_topic = self._topics.subscribe
+        self.unsubscribe_topic = self._topics.unsubscribe
+        self.publish_topic = self._topics.deliver
 
     def connect(self, receiver: Receiver) -> None:
         """Where publications go. Called once, before the first."""
@@ -25,6 +30,9 @@ class LocalBus:
             self._sockets[user] = left
         else:
             del self._sockets[user]
+
+    async def settled(self) -> None:
+        pass
 
     def wanted(self, user: str, besides: int = 0) -> bool:
         return self._sockets.get(user, 0) > besides

@@ -160,6 +160,11 @@ class Bus(Protocol):
         """A socket of the user is gone."""
         ...
 
+    async def settled(self) -> None:
+        """Return once every subscription made before the call is in effect, or it's known that the other nodes are out of
+        reach: what is read from the store after that misses nothing that was published before it was read."""
+        ...
+
     def wanted(self, user: str, besides: int = 0) -> bool:
         """False only if certainly no more than `besides` sockets of the user are connected anywhere, so that encoding
         an event for the others would be in vain."""
@@ -174,6 +179,20 @@ class Bus(Protocol):
         """
         ...
 
+    def subscribe_topic(self, pattern: str, receiver: TopicReceiver) -> None:
+        """Hear of what any node, this one included, publishes to a topic: words parted by `.`; a last word `*` stands for any
+        one. At most one receiver a pattern."""
+        ...
+
+    def unsubscribe_topic(self, pattern: str) -> None: ...
+
+    def publish_topic(self, topic: str, data: bytes) -> None:
+        """Tell all nodes that subscribed to the topic."""
+        ...
+
 
 Receiver = Callable[[str, int, bytes, str, bool], None]
 """Where a bus delivers what was published for the users that this node subscribed to: the arguments of `publish`."""
+
+TopicReceiver = Callable[[str, bytes], None]
+"""Gets the topic and the data of what was published there."""

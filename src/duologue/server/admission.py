@@ -15,7 +15,7 @@ from duologue.domain.cursor import format_cursor
 from duologue.domain.errors import Code, Refusal
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import Roster, SyncPage, User
-from duologue.domain.ports import Store
+from duologue.domain.ports import Bus, Store
 from duologue.server import events
 from duologue.server.fitting import read_fitting, roster_besides, roster_messages, sync_besides, sync_messages
 from duologue.server.hub import Client, Hub
@@ -31,8 +31,11 @@ _decode_auth = msgspec.json.Decoder(events.Auth).decode
 
 
 class Admission:
-    def __init__(self, hub: Hub, presence: Presence, senders: Senders, store: Store, limits: ChatLimits) -> None:
+    def __init__(
+        self, hub: Hub, bus: Bus, presence: Presence, senders: Senders, store: Store, limits: ChatLimits
+    ) -> None:
         self._hub = hub
+        self._bus = bus
         self._senders = senders
         self._presence = presence
         self._store = store
@@ -61,6 +64,7 @@ class Admission:
             self._hub.attach(client)
             self._presence.expect(client)
             socket.data = client
+            await self._bus.settled()
             if syncs:
                 version, first = await self._sync_page(user, auth.sync.get("since"))
             else:

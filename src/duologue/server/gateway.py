@@ -65,7 +65,7 @@ class Gateway:
         self.hub = Hub(bus, self._catch_up, self._everybody_is_announced, limits.page_bytes)
         self.presence = Presence(self.hub, store, clock, limits)
         self.senders = Senders(store, clock, limits)
-        self._admission = Admission(self.hub, self.presence, self.senders, store, limits)
+        self._admission = Admission(self.hub, bus, self.presence, self.senders, store, limits)
         self._catchup = CatchUp(self.hub, self.presence, store, limits)
         self._requests = Requests(store, self.presence, limits)
         self._tasks: set[asyncio.Task[None]] = set()
