@@ -62,7 +62,7 @@ class Gateway:
         self._store = store
         self._bus = bus
         self._limits = limits
-        self.hub = Hub(bus, self._catch_up, self._everybody_is_announced, limits.page_bytes)
+        self.hub = Hub(bus, self._catch_up, self._everybody_is_announced, limits.page_bytes, limits.hint_patience)
         self.presence = Presence(self.hub, store, clock, limits)
         self.senders = Senders(store, clock, limits)
         self._admission = Admission(self.hub, bus, self.presence, self.senders, store, limits)
