@@ -39,9 +39,10 @@ FLOORS: Final = {
     "settings": floor(others="platformdirs"),
     "logs": floor(),
     "main": floor(
-        ours="wire domain actions store bus server settings logs",
+        ours="wire domain actions store bus server settings logs backends",
         others="uvicorn uvloop",
     ),
+    "backends": floor(ours="domain store bus settings"),
     "cli": floor(ours="settings main"),
     "__init__": floor(),
     "__main__": floor(ours="cli"),

@@ -72,13 +72,24 @@ def test_each_setting_can_be_set_from_everywhere(field: Any, tmp_path: Path) -> 
     value, text = _another(field, kind)
     file = tmp_path / "a.toml"
     toml = {str: f'"{text}"', bool: text}.get(kind, f'["{text}"]' if isinstance(value, tuple) else text)
-    file.write_text(f"{field.name} = {toml}\nallow_guests = true\n" if kind is not bool else f"{field.name} = {toml}\n")
+    # What some values need to be allowed.
+    needed = {"allow_guests": "true", "database": "postgresql://host/name"}
+    needed.pop(field.name, None)
+    lines = [f'{name} = "{text}"' if "/" in text else f"{name} = {text}" for name, text in needed.items()]
+    file.write_text("\n".join([f"{field.name} = {toml}", *lines]))
     flag = list(value) if isinstance(value, tuple) else text
-    others = {"allow_guests": True} if kind is not bool else {}
-    assert getattr(load({field.name: flag, **others}).settings, field.name) == value
-    allowed = {"DUOLOGUE_ALLOW_GUESTS": "yes"}
-    assert getattr(load({}, {**allowed, known.variable(field.name): text}).settings, field.name) == value
+    assert getattr(load({field.name: flag, **needed}).settings, field.name) == value
+    variables = {known.variable(name): text for name, text in needed.items()}
+    assert getattr(load({}, {**variables, known.variable(field.name): text}).settings, field.name) == value
     assert getattr(load(config=file).settings, field.name) == value
+
+
+_TEXTS = {
+    "host": "chat.example",
+    "data": "/srv/duologue",
+    "database": "postgresql://me:secret@one,two:5433/chat?sslmode=require",
+    "bus": "nats://me:secret@one:4222,tls://two:4222",
+}
 
 
 def _another(field: Any, kind: Any) -> tuple[Any, str]:
@@ -87,7 +98,7 @@ def _another(field: Any, kind: Any) -> tuple[Any, str]:
         return True, "true"
     if kind is str:
         choices = [choice for choice in field.metadata["choices"] if choice != field.default]
-        text = choices[0] if choices else {"host": "chat.example", "data": "/srv/duologue"}[field.name]
+        text = choices[0] if choices else _TEXTS[field.name]
         return text, text
     if kind in (int, float):
         value = field.default - 1
@@ -126,6 +137,10 @@ def _another(field: Any, kind: Any) -> tuple[Any, str]:
         ("allow_origin", "https://chat.example:x"),
         ("allow_origin", "http://["),
         ("page", "201"),
+        ("database", "mysql://host/name"),
+        ("database", "postgresql://"),
+        ("bus", "nats://one,redis://two"),
+        ("bus", "nats://alone:4222"),
     ],
 )
 def test_a_refusal_names_the_setting_its_source_and_what_is_allowed(name: str, bad: str) -> None:
@@ -215,3 +230,20 @@ def test_settings_that_a_page_names_exist() -> None:
         for word in text.replace("`", " ").replace('"', " ").replace(")", " ").split():
             if word.startswith("--") and word.strip("-"):
                 assert word.rstrip(".,;:") in names, (name, word)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:p:w%40@host/name", "postgresql://me:***@host/name"),
+        ("postgresql://me@host/name?password=secret&a=b", "postgresql://me@host/name?password=***&a=b"),
+        ("nats://a:b@one:4222,nats://token@two:4222", "nats://a:***@one:4222,nats://***@two:4222"),
+        ("nats://one:4222,nats://two:4222", "nats://one:4222,nats://two:4222"),
+    ],
+)
+def test_passwords_are_not_shown(url: str, shown: str) -> None:
+    assert known.without_password(url) == shown
+    name = "bus" if url.startswith("nats") else "database"
+    message = refusal({}, {known.variable(name): url.replace("nats://", "x://").replace("postgresql", "x")})
+    assert "secret" not in message
+    assert "p:w" not in message

@@ -102,7 +102,7 @@ def _as_json(loaded: Loaded) -> str:
     return json.dumps(
         {
             field.name: {
-                "value": getattr(loaded.settings, field.name),
+                "value": _public(getattr(loaded.settings, field.name), field),
                 "default": known.default(field),
                 "from": loaded.sources[field.name],
                 "allowed": known.allowed(field),
@@ -165,4 +165,11 @@ def _shown(value: Any, field: Any) -> str:
         return ", ".join(value) or "none"
     if isinstance(value, (int, float)):
         return f"{value:.15g} {field.metadata['unit']}".strip()
-    return str(value) or "the platform's"
+    if field.name == "data":
+        return value or "the platform's"
+    return str(_public(value, field)) or "none"
+
+
+def _public(value: Any, field: Any) -> Any:
+    """The value without the passwords in its URLs."""
+    return known.without_password(value) if field.name in ("database", "bus") else value

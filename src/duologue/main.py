@@ -20,17 +20,18 @@ import uvicorn
 import uvloop
 
 from duologue import logs
+from duologue.backends import open_bus, open_store, where
 from duologue.bus.local import LocalBus
 from duologue.domain.errors import StoreUnusable
 from duologue.domain.limits import ChatLimits
 from duologue.domain.ports import Pending
 from duologue.domain.rate import AddressBuckets
 from duologue.server.app import build_app
+from duologue.server.comparison import Comparison
 from duologue.server.gateway import ARGUMENTS, Gateway
 from duologue.server.outcomes import Outcomes
 from duologue.server.transport import SocketServer, TransportConfig
 from duologue.settings import Settings
-from duologue.store.sqlite import SqliteStore
 from duologue.wire import Limits
 
 __all__ = ["AddressUnusable", "StoreUnusable", "run"]
@@ -184,15 +185,20 @@ def _has_ipv6_loopback() -> bool:
 async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
     clock = SystemClock()
     limits = _chat_limits(settings)
-    bus = LocalBus()
     outcomes: Outcomes
 
     def sink(batch: Sequence[Pending]) -> None:
         outcomes(batch)
 
-    store = await SqliteStore.open(Path(settings.data), clock, sink, _stop_at_once)
-    gateway = Gateway(store, bus, clock, limits)
+    def bus_changed(healthy: bool) -> None:
+        comparison.bus_changed(healthy)
+
+    store = await open_store(settings, clock, sink, _stop_at_once, uvloop.new_event_loop)
+    bus = open_bus(settings, store.epoch, bus_changed)
+    alone = isinstance(bus, LocalBus)
+    gateway = Gateway(store, bus, clock, limits, alone=alone)
     outcomes = Outcomes(gateway.hub, gateway.presence, bus, store.epoch)
+    comparison = Comparison(gateway.hub, store)
     bus.connect(gateway.hub.receive)
     connections = AddressBuckets(settings.connect_rate, settings.connect_burst)
 
@@ -216,14 +222,18 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
                 await store.close()
                 await gateway.stop()
                 await transport.stop()
+                await bus.close()
         except TimeoutError:
             logger.error("the drain took more than %g s, some peers were cut off", settings.drain_timeout)
 
+    await bus.start()
     await gateway.start()
+    if not alone:
+        gateway.spawn(comparison.run(), "comparison")
     await transport.start()
     server = _Server(
         uvicorn.Config(
-            build_app(transport.asgi, CLIENT_FOLDER),
+            build_app(transport.asgi, CLIENT_FOLDER, lambda: () if bus.healthy else ("bus",)),
             http=transport.http_protocol_class(),
             # Asyncio drives both kinds of protocol; uvicorn's type names one of them.
             ws=cast("type[asyncio.Protocol]", transport.ws_protocol_class()),
@@ -249,7 +259,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
 def _say_where(settings: Settings, sockets: list[socket.socket]) -> None:
     host, port = sockets[0].getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"Duologue serves http://{shown}:{port} with its data in {settings.data}", flush=True)
+    print(f"Duologue serves http://{shown}:{port} with its data in {where(settings)}", flush=True)
 
 
 def _stop_at_once(error: BaseException) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,6 +59,16 @@ class Settings:
         "",
         "Folder that holds everything; made if missing. Default: the platform's folder for users' data.",
         unit="a path",
+    )
+    database: str = _setting(
+        "",
+        "PostgreSQL for several nodes, as postgresql://user:password@host/name; without it SQLite in `data`.",
+        unit="a URL",
+    )
+    bus: str = _setting(
+        "",
+        "NATS between the nodes of one `database`, as nats://host:4222, several by commas; without it this node is alone.",
+        unit="URLs",
     )
     allow_origin: tuple[str, ...] = _setting(
         (),
@@ -300,6 +311,15 @@ def _check_together(settings: Settings, sources: Mapping[str, str]) -> None:
     def bad(name: str, value: Any, wanted: str) -> BadSetting:
         return BadSetting(f"{name} is {value!r} (from {sources[name]}), but {wanted}")
 
+    for name, schemes, example in (
+        ("database", ("postgresql", "postgres"), "postgresql://user:password@host/name"),
+        ("bus", ("nats", "tls"), "nats://host:4222"),
+    ):
+        value = getattr(settings, name)
+        if value and not all(_is_url(each, schemes) for each in (value.split(",") if name == "bus" else [value])):
+            raise bad(name, without_password(value), f"has to be a URL like {example}")
+    if settings.bus and not settings.database:
+        raise bad("bus", without_password(settings.bus), "nodes share a database: set `database` as well")
     for origin in settings.allow_origin:
         if origin != "*" and not _is_origin(origin):
             raise bad("allow_origin", origin, "has to be `*` or an origin like https://chat.example")
@@ -316,6 +336,19 @@ def _check_together(settings: Settings, sources: Mapping[str, str]) -> None:
             settings.host,
             "others could sign in there without a password: add --allow-guests if you want that, or listen on localhost",
         )
+
+
+def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    """Of PostgreSQL's URLs several hosts may be named, so the host isn't looked into."""
+    scheme, separator, rest = text.partition("://")
+    return scheme in schemes and bool(separator) and bool(rest.strip("/"))
+
+
+def without_password(text: str) -> str:
+    """URLs as they may be shown and logged. A user without a password may be a token, as NATS has them."""
+    text = re.sub(r"(//[^/@,:]*):[^/@,]*@", r"\1:***@", text)
+    text = re.sub(r"(nats|tls)://[^/@,:]+@", r"\1://***@", text)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", text)
 
 
 def _is_origin(text: str) -> bool:

@@ -249,3 +249,9 @@ async def test_a_full_queue_is_overloaded_and_loses_nothing(bench: Bench) -> Non
         bench.store.submit(PendingMessage(ANN.id, BOB.id, "extra", "x", None))
     await bench.close()
     assert bench.returned == sent
+
+
+async def test_versions_of_those_who_exist(ready: Bench) -> None:
+    await ready.send(ANN, BOB)
+    await ready.send(BOB, BOB)
+    assert await ready.store.versions([ANN.id, BOB.id, CAT.id, NOBODY, "\ud800"]) == {ANN.id: 1, BOB.id: 2, CAT.id: 0}

@@ -9,6 +9,8 @@ from duologue.domain.ports import Receiver
 class LocalBus:
     """Implements `duologue.domain.ports.Bus`."""
 
+    healthy = True
+
     def __init__(self) -> None:
         self._sockets: dict[str, int] = {}
         self._receiver: Receiver | None = None
@@ -30,6 +32,12 @@ class LocalBus:
             self._sockets[user] = left
         else:
             del self._sockets[user]
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
 
     async def settled(self) -> None:
         pass

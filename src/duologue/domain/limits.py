@@ -35,7 +35,5 @@ class ChatLimits(msgspec.Struct, frozen=True, kw_only=True):
     """People whose presence one socket may watch."""
     presence_grace: float
     """Seconds after the last socket of a user is gone until they are told to be offline."""
-    hint_patience: float = 0.0
-    """Seconds that a publication ahead of its turn waits for those before it; 0 on a bus that keeps the order."""
     typing_repeat: float
     typing_expires: float

@@ -113,6 +113,10 @@ class Store(Protocol):
         `limit` conversations that changed last, the latest first."""
         ...
 
+    async def versions(self, users: Sequence[str]) -> dict[str, int]:
+        """The version of each of the users who exists."""
+        ...
+
     async def sync(
         self, user: str, since: int | None, before: int | None, conversations: int, per_conversation: int, total: int
     ) -> SyncPage:

@@ -24,7 +24,7 @@ from duologue.server import events
 from duologue.server.admission import Admission
 from duologue.server.answers import refuse, refuse_connection
 from duologue.server.catchup import CatchUp
-from duologue.server.hub import Client, Hub
+from duologue.server.hub import LATE_HINT_PATIENCE, Client, Hub
 from duologue.server.presence import Presence
 from duologue.server.requests import REQUESTS, Requests
 from duologue.server.transport import Socket
@@ -58,11 +58,19 @@ _decoders = {name: msgspec.json.Decoder(type_).decode for name, type_ in ARGUMEN
 class Gateway:
     """The application behind the transports (`duologue.server.transport.App`)."""
 
-    def __init__(self, store: Store, bus: Bus, clock: Clock, limits: ChatLimits) -> None:
+    def __init__(self, store: Store, bus: Bus, clock: Clock, limits: ChatLimits, *, alone: bool = True) -> None:
+        """`alone`: no other node publishes on the bus or writes to the store."""
         self._store = store
         self._bus = bus
         self._limits = limits
-        self.hub = Hub(bus, self._catch_up, self._everybody_is_announced, limits.page_bytes, limits.hint_patience)
+        self.hub = Hub(
+            bus,
+            self._catch_up,
+            # Another node may count the people differently for a moment, so what it announces is told in any case.
+            self._everybody_is_announced if alone else lambda: False,
+            limits.page_bytes,
+            0.0 if alone else LATE_HINT_PATIENCE,
+        )
         self.presence = Presence(self.hub, store, clock, limits)
         self.senders = Senders(store, clock, limits)
         self._admission = Admission(self.hub, bus, self.presence, self.senders, store, limits)
@@ -82,7 +90,7 @@ class Gateway:
         }
 
     async def start(self) -> None:
-        self._spawn(self.presence.run(), "presence")
+        self.spawn(self.presence.run(), "presence")
 
     async def leave(self) -> None:
         """The server is shutting down: what was submitted is still answered, everything new is refused."""
@@ -104,7 +112,7 @@ class Gateway:
             logger.warning("%s: closed at sign-in: %s", socket.address, Code.RATE_LIMITED)
             socket.close(Code.RATE_LIMITED)
         else:
-            self._admissions[socket] = self._spawn(self._admit(socket, auth), "admission")
+            self._admissions[socket] = self.spawn(self._admit(socket, auth), "admission")
 
     def on_disconnect(self, socket: Socket, reason: str) -> None:
         admission = self._admissions.pop(socket, None)
@@ -172,7 +180,7 @@ class Gateway:
             under_way = client.requests = set()
         elif len(under_way) >= self._limits.request_limit:
             raise Refusal(Code.OVERLOADED, f"{len(under_way)} requests are under way")
-        task = self._spawn(self._answer(client, name, asked, ack_id), name)
+        task = self.spawn(self._answer(client, name, asked, ack_id), name)
         under_way.add(task)
         task.add_done_callback(functools.partial(_answered, client))
 
@@ -217,7 +225,7 @@ class Gateway:
         return self.presence.everybody_is_announced()
 
     def _catch_up(self, client: Client) -> None:
-        self._spawn(self._caught_up(client), "catch-up")
+        self.spawn(self._caught_up(client), "catch-up")
 
     async def _caught_up(self, client: Client) -> None:
         try:
@@ -230,7 +238,8 @@ class Gateway:
             client.socket.close("it could not be brought up to date")
             raise
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Own a task until it ends or `stop` cancels it; its failure is logged."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._finished)

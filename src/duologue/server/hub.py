@@ -23,6 +23,10 @@ MAX_BACKLOG: Final = 10_000
 everything at its next sync."""
 
 
+LATE_HINT_PATIENCE: Final = 0.2
+"""Seconds that a publication ahead of its turn waits for those before it, where several nodes publish."""
+
+
 class Backlog:
     """What waits for one socket while the store is read for it, in order, each with its version (0: not stored)."""
 
@@ -96,6 +100,9 @@ class Hub:
         client.backlog = None
         self._stop_waiting(client)
         self._bus.unsubscribe(client.user_id)
+
+    def users(self) -> list[str]:
+        return list(self._clients)
 
     def is_here(self, user_id: str) -> bool:
         return user_id in self._clients

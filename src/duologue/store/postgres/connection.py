@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, Final, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
@@ -68,10 +67,3 @@ def connect_options(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
 async def connect(url: str) -> Connection:
     """Raises one of `LOST`, or a `asyncpg.PostgresError` that a retry won't heal (a wrong password, no such database)."""
     return await asyncpg.connect(url, **connect_options(asyncio.get_running_loop()))
-
-
-def without_password(url: str) -> str:
-    """The URL as it may be shown and logged."""
-    parts = urlsplit(url)
-    user, at, hosts = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=user.partition(":")[0] + at + hosts, query=""))

@@ -20,7 +20,6 @@ from duologue.store.postgres.connection import (
     Connection,
     connect,
     connect_options,
-    without_password,
 )
 from duologue.store.postgres.writer import Writer
 from duologue.store.work import Departure, NewGuest
@@ -105,7 +104,7 @@ class PostgresStore:
             )
         except (*LOST, asyncpg.PostgresError, ValueError) as error:
             words = " ".join(str(error).split()) or type(error).__name__
-            raise StoreUnusable(f"the database {without_password(url)} can't be used: {words}") from error
+            raise StoreUnusable(f"the database can't be used: {words}") from error
         writer = Writer(url, clock, new_loop)
         committer = Committer(writer, asyncio.get_running_loop(), sink, on_failure, max_pending, max_batch)
         committer.start()
@@ -134,6 +133,9 @@ class PostgresStore:
     async def peers(self, user: str, limit: int) -> list[str]:
         return await self._read(queries.peers, user, limit)
 
+    async def versions(self, users: Sequence[str]) -> dict[str, int]:
+        return await self._read(queries.versions, users)
+
     async def sync(
         self, user: str, since: int | None, before: int | None, conversations: int, per_conversation: int, total: int
     ) -> SyncPage:
@@ -148,9 +150,6 @@ class PostgresStore:
 
     async def history(self, user: str, peer: str, before: int | None, after: int | None, limit: int) -> HistoryPage:
         return await self._read(queries.history, user, peer, before, after, limit)
-
-    async def versions(self, users: Sequence[str]) -> dict[str, int]:
-        return await self._read(queries.versions, users)
 
     async def close(self) -> None:
         """See `Store.close`. Safe to call twice."""

@@ -37,6 +37,11 @@ _PEOPLE = "SELECT id, name, last_seen FROM person WHERE id IN (SELECT value FROM
 
 _DIRECTORY = "SELECT id, name, last_seen FROM person WHERE id > ? ORDER BY id LIMIT ?"
 
+_VERSIONS = """
+    SELECT id, coalesce((SELECT max(version) FROM dialog WHERE user = key), 0)
+    FROM person WHERE id IN (SELECT value FROM json_each(?))
+"""
+
 _PEERS = "SELECT id FROM dialog JOIN person ON key = peer WHERE user = ? ORDER BY version DESC LIMIT ?"
 
 _LAST_SEQ = "SELECT seq FROM dialog WHERE user = ? AND peer = ?"
@@ -108,6 +113,10 @@ def directory(connection: apsw.Connection, after: str, limit: int) -> DirectoryP
 def peers(connection: apsw.Connection, user: str, limit: int) -> list[str]:
     me, _, _ = _person(connection, user)
     return [peer for (peer,) in _rows(connection, _PEERS, (me, limit))]
+
+
+def versions(connection: apsw.Connection, users: Sequence[str]) -> dict[str, int]:
+    return dict(_rows(connection, _VERSIONS, (_json([one for one in users if one.isascii()]),)))
 
 
 def sync(

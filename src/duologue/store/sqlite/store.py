@@ -113,6 +113,9 @@ class SqliteStore:
     async def peers(self, user: str, limit: int) -> list[str]:
         return await self._readers.run(queries.peers, user, limit)
 
+    async def versions(self, users: Sequence[str]) -> dict[str, int]:
+        return await self._readers.run(queries.versions, users)
+
     async def sync(
         self, user: str, since: int | None, before: int | None, conversations: int, per_conversation: int, total: int
     ) -> SyncPage:

@@ -1,0 +1,59 @@
+"""The store and the bus that the settings name.
+
+One machine has SQLite in a folder and a bus within the process; several nodes have PostgreSQL and NATS, whose clients are
+installed with the extra `cluster` and imported only where they're asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from duologue.bus.local import LocalBus
+from duologue.domain.errors import StoreUnusable
+from duologue.domain.ports import Clock, Sink
+from duologue.settings import Settings, without_password
+from duologue.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from duologue.bus.nats import NatsBus
+    from duologue.store.postgres import PostgresStore
+
+_INSTALL = "is not installed: pip install 'duologue[cluster]'"
+
+
+async def open_store(
+    settings: Settings,
+    clock: Clock,
+    sink: Sink,
+    on_failure: Callable[[BaseException], None],
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> SqliteStore | PostgresStore:
+    """Raises `StoreUnusable`, with nothing touched."""
+    if not settings.database:
+        return await SqliteStore.open(Path(settings.data), clock, sink, on_failure)
+    try:
+        from duologue.store.postgres import PostgresStore
+    except ModuleNotFoundError as error:
+        raise StoreUnusable(f"`database` is set, but {error.name} {_INSTALL}") from error
+    return await PostgresStore.open(
+        settings.database, clock, sink, on_failure, new_loop=new_loop, count_up_to=settings.announce_people + 1
+    )
+
+
+def open_bus(settings: Settings, epoch: str, on_change: Callable[[bool], None]) -> LocalBus | NatsBus:
+    """The nodes of one database hear each other, and no other's: its epoch is the namespace. Raises `StoreUnusable`."""
+    if not settings.bus:
+        return LocalBus()
+    try:
+        from duologue.bus.nats import NatsBus
+    except ModuleNotFoundError as error:
+        raise StoreUnusable(f"`bus` is set, but {error.name} {_INSTALL}") from error
+    return NatsBus(settings.bus.split(","), epoch, on_change)
+
+
+def where(settings: Settings) -> str:
+    """Where the data is, for people."""
+    return without_password(settings.database) if settings.database else settings.data

@@ -1,0 +1,71 @@
+"""What the bus has lost without a trace: the versions of who is here are compared with the store's, at an interval.
+
+A lost hint is noticed at the next one for the same user; this is for the last one, and for the time in which there are none
+because the bus is away. One query for some hundred users, nothing for a user or a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from duologue.domain.errors import Refusal
+from duologue.domain.ports import Store
+from duologue.server.hub import LATE_HINT_PATIENCE, Hub
+
+logger = logging.getLogger(__name__)
+
+CALM_INTERVAL: Final = 30.0
+"""Seconds between two comparisons while the bus works."""
+
+ALERT_INTERVAL: Final = 1.0
+"""Seconds between two while it doesn't: how late a message from another node arrives then."""
+
+AT_ONCE: Final = 500
+"""Users in one query."""
+
+
+class Comparison:
+    """`run` until cancelled. `bus_changed` tells whether the bus works, and is called whenever that changes."""
+
+    def __init__(
+        self, hub: Hub, store: Store, calm_interval: float = CALM_INTERVAL, alert_interval: float = ALERT_INTERVAL
+    ) -> None:
+        self._hub = hub
+        self._store = store
+        self._calm_interval = calm_interval
+        self._alert_interval = alert_interval
+        self._interval = alert_interval
+        self._changed = asyncio.Event()
+
+    def bus_changed(self, healthy: bool) -> None:
+        self._interval = self._calm_interval if healthy else self._alert_interval
+        self._changed.set()  # also when it's back: what was published meanwhile was lost
+
+    async def run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._interval):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            try:
+                await self._compare()
+            except Refusal as refusal:
+                logger.warning("the versions can't be compared, trying again: %s", refusal)
+
+    async def _compare(self) -> None:
+        users = self._hub.users()
+        for start in range(0, len(users), AT_ONCE):
+            versions = await self._store.versions(users[start : start + AT_ONCE])
+            ahead = {user: version for user, version in versions.items() if self._is_behind(user, version)}
+            if ahead:
+                await asyncio.sleep(LATE_HINT_PATIENCE)  # their hints may be on the way
+                for user, version in ahead.items():
+                    self._hub.behind(user, version)
+
+    def _is_behind(self, user: str, version: int) -> bool:
+        lowest = self._hub.lowest(user)
+        return lowest is not None and lowest < version
