@@ -16,6 +16,7 @@ from typing import Protocol
 
 import pytest
 
+from cluster.nats import NatsServer
 from cluster.postgres import Postgres
 from tests.support import process
 from tests.support.process import ServerProcess
@@ -68,7 +69,7 @@ class StartServer(Protocol):
         ...
 
 
-def _finish(servers: list[ServerProcess]) -> None:
+def finish(servers: list[ServerProcess]) -> None:
     """Stop every server, print its log for the case that the test failed, and fail if one logged a traceback."""
     for server in servers:
         server.stop()
@@ -88,7 +89,7 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
         return server.start()
 
     yield start
-    _finish(servers)
+    finish(servers)
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def start_echo(request: pytest.FixtureRequest) -> Iterator[Callable[..., ServerP
         return server.start()
 
     yield start
-    _finish(servers)
+    finish(servers)
 
 
 @pytest.fixture(scope="session")
@@ -135,3 +136,10 @@ def database(postgres: Postgres) -> Iterator[str]:
     """The URL of an empty database of the test's own."""
     with postgres.database() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A real nats-server, one for the whole run: no test may harm it."""
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server

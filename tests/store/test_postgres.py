@@ -236,3 +236,13 @@ async def test_data_restored_on_another_server_has_another_epoch(database: str) 
     await bench.open()
     assert bench.store.epoch != epoch
     await bench.close()
+
+
+async def test_nodes_that_start_at_the_same_time_make_one_schema(postgres: Postgres) -> None:
+    for _ in range(4):
+        with postgres.database() as url:
+            benches = [Bench(url) for _ in range(6)]
+            await asyncio.gather(*(bench.open() for bench in benches))
+            assert len({bench.store.epoch for bench in benches}) == 1
+            for bench in benches:
+                await bench.close()

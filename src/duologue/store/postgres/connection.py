@@ -38,6 +38,7 @@ LOST: Final = (
     TimeoutError,
     asyncio.IncompleteReadError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server has said something between two statements: that it ends the session
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,

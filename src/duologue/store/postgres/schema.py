@@ -38,15 +38,18 @@ async def prepare(connection: Connection) -> str:
     number = connection.get_server_version()
     if number.major * 10_000 < OLDEST_SERVER:
         raise StoreUnusable(f"PostgreSQL 15 or newer is needed, and this is {number.major}.{number.minor}")
-    for file_number, text in [(0, ""), *_files()]:
-        async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-            version = await _check(connection)
+    # Held by the session and not by a transaction: one that waited for it might still see the catalogue of before.
+    await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+    try:
+        version = await _check(connection)
+        for file_number, text in _files():
             if version < file_number:
-                await _run(connection, file_number, text)
-    async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        return await _epoch(connection)
+                async with connection.transaction():
+                    await _run(connection, file_number, text)
+        async with connection.transaction():
+            return await _epoch(connection)
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
 
 
 async def _check(connection: Connection) -> int:

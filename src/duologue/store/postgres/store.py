@@ -100,7 +100,7 @@ class PostgresStore:
             finally:
                 await connection.close(timeout=CLOSE_TIMEOUT)
             pool = await asyncpg.create_pool(
-                url, min_size=1, max_size=READERS, **connect_options(asyncio.get_running_loop())
+                url, min_size=0, max_size=READERS, **connect_options(asyncio.get_running_loop())
             )
         except (*LOST, asyncpg.PostgresError, ValueError) as error:
             words = " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.nats import NatsServer
+from cluster.postgres import Postgres
+from tests.conftest import finish
+from tests.nodes.fleet import Fleet
+
+
+@pytest.fixture
+def fleet(
+    tmp_path: Path, rng: random.Random, database: str, own_postgres: Postgres, own_nats: NatsServer
+) -> Iterator[Fleet]:
+    """No nodes yet; those that are added are stopped, and their logs judged, when the test ends, before their servers."""
+    made = Fleet(tmp_path, rng)
+    yield made
+    finish(made.nodes)
+
+
+@pytest.fixture
+def three(fleet: Fleet, database: str, nats: NatsServer) -> Fleet:
+    """Three nodes on the servers that all tests share."""
+    for _ in range(3):
+        fleet.add(database, nats.url)
+    return fleet.start()
+
+
+@pytest.fixture
+def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A server that the test may kill."""
+    with Postgres(tmp_path_factory.mktemp("own-postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A server that the test may kill."""
+    with NatsServer(tmp_path_factory.mktemp("own-nats")) as server:
+        yield server

@@ -1,0 +1,77 @@
+"""Several nodes of one installation: real processes on one PostgreSQL and one NATS, and clients that go from one to another."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+from tests.support import process
+from tests.support.client import ChatClient
+from tests.support.process import ServerProcess
+from tests.support.record import Record
+from tests.support.talk import Talk
+
+TROUBLE = 90.0
+"""Seconds that one trouble may take until people talk again."""
+
+
+class Fleet:
+    """The nodes. `url` is what a client finds in its configuration: any node that isn't switched off."""
+
+    def __init__(self, folder: Path, rng: random.Random) -> None:
+        self._folder = folder
+        self._rng = rng
+        self.nodes: list[ServerProcess] = []
+
+    def add(self, database: str, bus: str, *arguments: str) -> ServerProcess:
+        """One more node; not started yet."""
+        node = process.duologue(self._folder / "data", "--database", database, "--bus", bus, *arguments)
+        self.nodes.append(node)
+        return node
+
+    def start(self, nodes: Sequence[ServerProcess] | None = None) -> Self:
+        wanted = self.nodes if nodes is None else nodes
+        with ThreadPoolExecutor(len(wanted)) as threads:
+            list(threads.map(lambda node: node.start(), wanted))
+        return self
+
+    @property
+    def url(self) -> str:
+        return self._rng.choice([node for node in self.nodes if node.alive] or self.nodes).url
+
+    def client(self, name: str, record: Record) -> ChatClient:
+        return RoamingClient(lambda: self.url, name, record)
+
+
+class RoamingClient(ChatClient):
+    """Connects to whatever node it's sent to, each time anew: no stickiness."""
+
+    def __init__(self, choose: Callable[[], str], name: str, record: Record) -> None:
+        super().__init__(choose(), name, record)
+        self._choose = choose
+
+    async def connect(self, timeout: float = 15.0) -> Self:
+        self.url = self._choose()
+        return await super().connect(timeout)
+
+
+async def talk_through(fleet: Fleet, rng: random.Random, *troubles: Callable[[], object]) -> None:
+    """Let people talk on all nodes, and let each of the troubles happen amid it; then judge everything."""
+    talk = Talk(fleet.client, rng)
+    await talk.begin()
+    talking = asyncio.create_task(talk.talk())
+    for trouble in troubles:
+        async with asyncio.timeout(TROUBLE):
+            await talk.record.acknowledged(rng.randrange(20, 120))
+            await asyncio.to_thread(trouble)
+            await talk.record.acknowledged(20)
+        assert not talking.done()
+    async with asyncio.timeout(TROUBLE):
+        talk.stop()
+        await talking
+        await talk.judge()
+        await talk.end()
