@@ -151,6 +151,38 @@ class Store(Protocol):
         ...
 
 
+class Registry(Protocol):
+    """Who is connected to any live node, where there are several. A node is alive as long as it renews its lease.
+
+    Every method raises `Refusal(UNAVAILABLE)` when the registry can't answer, and may then be called again.
+    """
+
+    async def arrive(self, users: Sequence[str]) -> None:
+        """These users have sockets on this node now."""
+        ...
+
+    async def leave(self, users: Sequence[str]) -> None:
+        """These users have none any more."""
+        ...
+
+    async def online(self, users: Sequence[str]) -> frozenset[str]:
+        """Those of the users who have a socket on some live node."""
+        ...
+
+    async def renew(self, here: Sequence[str]) -> dict[str, int]:
+        """Renew this node's lease and take over from nodes whose lease has ended; `here` are all its users.
+
+        Returns the users of whom it has become this node's business to tell the others: with 0 its own, registered
+        again because its lease had ended, else those of a dead node, with the time of that node's last sign of life
+        (milliseconds since the Unix epoch). Each of them is returned to one node only.
+        """
+        ...
+
+    async def retire(self, grace: float) -> None:
+        """This node leaves: its users count as connected for `grace` more seconds, in which they can come back elsewhere."""
+        ...
+
+
 class Bus(Protocol):
     """Carries events to the nodes where a user is connected. A hint, not the truth: a publication may be lost, repeated
     or late; the versions tell, and the store has what was missed. The publications of one node to one user arrive in

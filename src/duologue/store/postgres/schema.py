@@ -13,7 +13,7 @@ from typing import Final
 from duologue.domain.errors import StoreUnusable
 from duologue.store.postgres.connection import Connection
 
-OLDEST_READERS: Final = {1: 1}
+OLDEST_READERS: Final = {1: 1, 2: 1}
 """For each schema version the oldest version of this code's schema that can still read and write it: nodes of both run
 side by side during an upgrade."""
 

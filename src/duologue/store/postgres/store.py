@@ -21,6 +21,7 @@ from duologue.store.postgres.connection import (
     connect,
     connect_options,
 )
+from duologue.store.postgres.registry import PostgresRegistry
 from duologue.store.postgres.writer import Writer
 from duologue.store.work import Departure, NewGuest
 
@@ -178,15 +179,23 @@ class PostgresStore:
             except Refusal as refusal:
                 _log.warning("the people can't be counted, trying again: %s", refusal)
 
+    def registry(self, lease: float) -> PostgresRegistry:
+        """This node's hold on who is connected where; it is alive for `lease` seconds after each renewal."""
+        return PostgresRegistry(self._run, lease)
+
     async def _read(
         self, query: Callable[Concatenate[Connection, P], Awaitable[T]], *arguments: P.args, **named: P.kwargs
     ) -> T:
-        """The query's answer, from one snapshot. Raises `Refusal(UNAVAILABLE)` when there are too many reads or it takes
-        too long."""
+        """The query's answer, from one snapshot."""
+        return await self._run(lambda connection: query(connection, *arguments, **named), readonly=True)
+
+    async def _run(self, query: Callable[[Connection], Awaitable[T]], *, readonly: bool) -> T:
+        """Run a query in a transaction, again if the connection is lost. Raises `Refusal(UNAVAILABLE)` when too many wait
+        or it takes too long."""
         if not self._open:
             raise Refusal(Code.UNAVAILABLE, "the store is closed")
         if self._waiting >= MAX_WAITING:
-            raise Refusal(Code.UNAVAILABLE, "too many reads are waiting")
+            raise Refusal(Code.UNAVAILABLE, "too many queries are waiting")
         self._waiting += 1
         try:
             async with asyncio.timeout(WAIT_SECONDS):
@@ -194,16 +203,18 @@ class PostgresStore:
                     try:
                         async with (
                             self._pool.acquire(timeout=WAIT_SECONDS) as connection,
-                            connection.transaction(isolation="repeatable_read", readonly=True),
+                            connection.transaction(
+                                isolation="repeatable_read" if readonly else "read_committed", readonly=readonly
+                            ),
                         ):
-                            return await query(cast("Connection", connection), *arguments, **named)
+                            return await query(cast("Connection", connection))
                     except LOST as error:
                         if isinstance(error, TimeoutError):
                             raise
-                        _log.info("a read has lost its connection, trying again: %s", error or type(error).__name__)
+                        _log.info("a query has lost its connection, trying again: %s", error or type(error).__name__)
                         await asyncio.sleep(RETRY_PAUSE)
         except TimeoutError:
-            raise Refusal(Code.UNAVAILABLE, "the read took too long") from None
+            raise Refusal(Code.UNAVAILABLE, "the query took too long") from None
         except DAMAGED as error:
             self._committer.fail(StoreFailed(f"reading the database failed: {error}"))
             raise Refusal(Code.UNAVAILABLE, "the store failed") from error

@@ -1,0 +1,99 @@
+"""Who is connected to which node, in the database that the nodes share. Every method may be repeated without harm."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+from duologue.store.postgres.connection import Connection
+from duologue.store.postgres.keys import user_id, user_key
+
+T = TypeVar("T")
+
+_ARRIVE = """
+    INSERT INTO duologue.presence (owner, node) SELECT owner, $2 FROM unnest($1::bigint[]) AS here (owner) ORDER BY owner
+    ON CONFLICT DO NOTHING
+"""
+
+_LEAVE = "DELETE FROM duologue.presence WHERE owner = ANY($1::bigint[]) AND node = $2"
+
+_ONLINE = """
+    SELECT DISTINCT owner FROM duologue.presence JOIN duologue.node ON node.id = presence.node
+    WHERE owner = ANY($1::bigint[]) AND until > clock_timestamp()
+"""
+
+_RENEW = """
+    UPDATE duologue.node SET seen = clock_timestamp(), until = clock_timestamp() + make_interval(secs => $2)
+    WHERE id = $1 RETURNING id
+"""
+
+_ENTER = """
+    INSERT INTO duologue.node (id, seen, until)
+    VALUES ($1, clock_timestamp(), clock_timestamp() + make_interval(secs => $2))
+"""
+
+# Of two nodes that find a third one dead, one waits for the other's deletion and then finds nothing.
+_DEAD = """
+    DELETE FROM duologue.node WHERE until < clock_timestamp() AND id <> $1
+    RETURNING id, (extract(epoch FROM seen) * 1000)::bigint
+"""
+
+_ORPHANS = "DELETE FROM duologue.presence WHERE node = ANY($1::text[]) RETURNING owner, node"
+
+_RETIRE = "UPDATE duologue.node SET until = clock_timestamp() + make_interval(secs => $2) WHERE id = $1"
+
+
+class Run(Protocol):
+    """Runs a query in a transaction of its own, again if the connection is lost."""
+
+    async def __call__(self, query: Callable[[Connection], Awaitable[T]], *, readonly: bool) -> T: ...
+
+
+class PostgresRegistry:
+    """Implements `duologue.domain.ports.Registry` for one node, which gets a name of its own at each start."""
+
+    def __init__(self, run: Run, lease: float) -> None:
+        self._run = run
+        self._lease = lease
+        self._node = secrets.token_hex(8)
+
+    async def arrive(self, users: Sequence[str]) -> None:
+        await self._execute(_ARRIVE, _keys(users), self._node)
+
+    async def leave(self, users: Sequence[str]) -> None:
+        await self._execute(_LEAVE, _keys(users), self._node)
+
+    async def online(self, users: Sequence[str]) -> frozenset[str]:
+        async def query(connection: Connection) -> frozenset[str]:
+            return frozenset(user_id(owner) for (owner,) in await connection.fetch(_ONLINE, _keys(users)))
+
+        return await self._run(query, readonly=True)
+
+    async def renew(self, here: Sequence[str]) -> dict[str, int]:
+        async def query(connection: Connection) -> dict[str, int]:
+            changed: dict[str, int] = {}
+            if await connection.fetchval(_RENEW, self._node, self._lease) is None:
+                await connection.execute(_ENTER, self._node, self._lease)
+                await connection.execute(_ARRIVE, _keys(here), self._node)
+                changed = dict.fromkeys(here, 0)
+            dead = {row[0]: row[1] for row in await connection.fetch(_DEAD, self._node)}
+            if dead:
+                for owner, node in await connection.fetch(_ORPHANS, list(dead)):
+                    changed[user_id(owner)] = dead[node]
+            return changed
+
+        return await self._run(query, readonly=False)
+
+    async def retire(self, grace: float) -> None:
+        await self._execute(_RETIRE, self._node, grace)
+
+    async def _execute(self, statement: str, *arguments: object) -> None:
+        async def query(connection: Connection) -> None:
+            await connection.execute(statement, *arguments)
+
+        await self._run(query, readonly=False)
+
+
+def _keys(users: Sequence[str]) -> list[int]:
+    return sorted(key for key in map(user_key, users) if key is not None)
