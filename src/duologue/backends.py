@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from duologue.bus.local import LocalBus
 from duologue.domain.errors import StoreUnusable
-from duologue.domain.ports import Clock, Sink
+from duologue.domain.ports import Clock, Registry, Sink
 from duologue.settings import Settings, without_password
 from duologue.store.sqlite import SqliteStore
 
@@ -52,6 +52,12 @@ def open_bus(settings: Settings, epoch: str, on_change: Callable[[bool], None]) 
     except ModuleNotFoundError as error:
         raise StoreUnusable(f"`bus` is set, but {error.name} {_INSTALL}") from error
     return NatsBus(settings.bus.split(","), epoch, on_change)
+
+
+def open_registry(store: SqliteStore | PostgresStore, settings: Settings) -> Registry:
+    """Who is connected to which node: kept where the nodes keep everything that they share."""
+    assert not isinstance(store, SqliteStore)  # the settings demand a database for a bus
+    return store.registry(settings.presence_lease)
 
 
 def where(settings: Settings) -> str:

@@ -20,7 +20,7 @@ import uvicorn
 import uvloop
 
 from duologue import logs
-from duologue.backends import open_bus, open_store, where
+from duologue.backends import open_bus, open_registry, open_store, where
 from duologue.bus.local import LocalBus
 from duologue.domain.errors import StoreUnusable
 from duologue.domain.limits import ChatLimits
@@ -195,8 +195,9 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
 
     store = await open_store(settings, clock, sink, _stop_at_once, uvloop.new_event_loop)
     bus = open_bus(settings, store.epoch, bus_changed)
-    alone = isinstance(bus, LocalBus)
-    gateway = Gateway(store, bus, clock, limits, alone=alone)
+    # On a bus of its own the node is alone, even with a database that others could share.
+    registry = None if isinstance(bus, LocalBus) else open_registry(store, settings)
+    gateway = Gateway(store, bus, clock, limits, registry)
     outcomes = Outcomes(gateway.hub, gateway.presence, bus, store.epoch)
     comparison = Comparison(gateway.hub, store)
     bus.connect(gateway.hub.receive)
@@ -228,7 +229,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
 
     await bus.start()
     await gateway.start()
-    if not alone:
+    if registry is not None:
         gateway.spawn(comparison.run(), "comparison")
     await transport.start()
     server = _Server(

@@ -112,6 +112,13 @@ class Settings:
         low=0,
         high=3600,
     )
+    presence_lease: float = _setting(
+        30.0,
+        "Several nodes: without a sign of life for so long the users of a node count as gone; noticed within another third.",
+        unit="seconds",
+        low=0.5,
+        high=3600,
+    )
     message_rate: float = _setting(1000.0, "Events that a user may send in the long run.", unit="per second", low=0.001)
     message_burst: float = _setting(5000.0, "Events that a user may send at once.", unit="events", low=1)
     connect_rate: float = _setting(500.0, "Connections from one address in the long run.", unit="per second", low=0.001)

@@ -42,7 +42,11 @@ def token_hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
+def is_user_id(text: str) -> bool:
+    return _USER_ID(text) is not None
+
+
 def check_user_id(id: str) -> None:
     """Raises `Refusal(UNKNOWN_USER)` for a text that can't be anybody's id."""
-    if _USER_ID(id) is None:
+    if not is_user_id(id):
         raise Refusal(Code.UNKNOWN_USER)

@@ -35,5 +35,7 @@ class ChatLimits(msgspec.Struct, frozen=True, kw_only=True):
     """People whose presence one socket may watch."""
     presence_grace: float
     """Seconds after the last socket of a user is gone until they are told to be offline."""
+    presence_lease: float = 30.0
+    """Seconds without a sign of life after which the users of another node count as gone."""
     typing_repeat: float
     typing_expires: float

@@ -85,9 +85,10 @@ class Admission:
 
         page, reset = await read_fitting(read, sync_messages, sync_besides, limits.sync_total, limits.page_bytes)
         cursor = format_cursor(self._store.epoch, page.version)
+        is_online = await self._presence.sight([each.peer.id for each in page.conversations])
 
         def frame() -> Frame:
-            body = events.sync(page, cursor, reset, user, limits, self._presence.is_online)
+            body = events.sync(page, cursor, reset, user, limits, is_online)
             return Frame(encode_event("sync", body))
 
         return page.version, frame
@@ -100,8 +101,9 @@ class Admission:
 
         roster = await read_fitting(read, roster_messages, roster_besides, limits.roster_total, limits.page_bytes)
 
+        is_online = await self._presence.sight([each.id for each, _ in roster.people])
+
         def frame() -> Frame:
-            is_online = self._presence.is_online
             people = [events.roster_entry(each, is_online(each.id), messages) for each, messages in roster.people]
             return Frame(encode_event("users", events.encode(people)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from duologue.actions import reading
 from duologue.domain.limits import ChatLimits
@@ -34,13 +35,14 @@ class CatchUp:
             client.socket.close("it missed something")
             return
         page = await reading.missed(self._store, self._limits, client.user_id, client.version)
+        is_online = await self._presence.sight([each.peer.id for each in page.conversations])
         if client.backlog is None:
             return
         if not page.known or page.next is not None or any(each.gap for each in page.conversations):
             client.socket.close("it missed more than a page")
             return
         for conversation in page.conversations:
-            self._send(client, conversation)
+            self._send(client, conversation, is_online)
         if page.conversations:
             # The events came conversation by conversation, not version by version: only now is the cursor reached.
             last = page.conversations[0]
@@ -48,10 +50,10 @@ class CatchUp:
             self._emit(client, "receipt", events.with_cursor(receipt, self._store.epoch, page.version))
         self._hub.go_live(client, page.version)
 
-    def _send(self, client: Client, conversation: Conversation) -> None:
+    def _send(self, client: Client, conversation: Conversation, is_online: Callable[[str], bool]) -> None:
         peer = conversation.peer
         if conversation.messages and conversation.messages[0].seq == 1 and peer.id != client.user_id:
-            client.socket.send(connected_frame(peer, self._presence.is_online(peer.id)))
+            client.socket.send(connected_frame(peer, is_online(peer.id)))
         for message in conversation.messages:
             self._emit(client, "private message", events.stored(message))
         theirs, mine = conversation.theirs, conversation.mine

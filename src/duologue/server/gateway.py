@@ -18,12 +18,13 @@ from duologue.actions.send import Senders
 from duologue.domain.errors import Code, DuologueError, Refusal
 from duologue.domain.identity import check_user_id
 from duologue.domain.limits import ChatLimits
-from duologue.domain.ports import Bus, Clock, Store
+from duologue.domain.ports import Bus, Clock, Registry, Store
 from duologue.domain.rate import AddressBuckets
 from duologue.server import events
 from duologue.server.admission import Admission
 from duologue.server.answers import refuse, refuse_connection
 from duologue.server.catchup import CatchUp
+from duologue.server.elsewhere import Elsewhere
 from duologue.server.hub import LATE_HINT_PATIENCE, Client, Hub
 from duologue.server.presence import Presence
 from duologue.server.requests import REQUESTS, Requests
@@ -58,8 +59,11 @@ _decoders = {name: msgspec.json.Decoder(type_).decode for name, type_ in ARGUMEN
 class Gateway:
     """The application behind the transports (`duologue.server.transport.App`)."""
 
-    def __init__(self, store: Store, bus: Bus, clock: Clock, limits: ChatLimits, *, alone: bool = True) -> None:
-        """`alone`: no other node publishes on the bus or writes to the store."""
+    def __init__(
+        self, store: Store, bus: Bus, clock: Clock, limits: ChatLimits, registry: Registry | None = None
+    ) -> None:
+        """`registry` is given where there are other nodes, which publish on the bus and write to the store."""
+        alone = registry is None
         self._store = store
         self._bus = bus
         self._limits = limits
@@ -71,11 +75,12 @@ class Gateway:
             limits.page_bytes,
             0.0 if alone else LATE_HINT_PATIENCE,
         )
-        self.presence = Presence(self.hub, store, clock, limits)
+        elsewhere = None if registry is None else Elsewhere(registry, store, bus, limits)
+        self.presence = Presence(self.hub, store, clock, limits, elsewhere)
         self.senders = Senders(store, clock, limits)
         self._admission = Admission(self.hub, bus, self.presence, self.senders, store, limits)
         self._catchup = CatchUp(self.hub, self.presence, store, limits)
-        self._requests = Requests(store, self.presence, limits)
+        self._requests = Requests(store, bus, self.presence, limits)
         self._tasks: set[asyncio.Task[None]] = set()
         self._admissions: dict[Socket, asyncio.Task[None]] = {}
         self._sign_ins = AddressBuckets(limits.connect_rate, limits.connect_burst)

@@ -76,6 +76,7 @@ class Outcomes:
             self._bus.publish(recipient.id, 0, connected_packet(sender, is_online(sender.id)), announcement=True)
             known = connected_packet(recipient, is_online(recipient.id))
             self._bus.publish(sender.id, 0, known, origin, announcement=True)
+            self._presence.correct(recipient.id)
 
     def _receipt(self, pending: PendingReceipt) -> None:
         origin: Origin = pending.origin  # type: ignore[assignment]  # the gateway submits nothing else

@@ -6,6 +6,8 @@ they have a conversation beyond that; clients that sync are told of those whom t
 
 What is told is always what is, never what was: whoever is told late, because their acquaintances had to be read first,
 is told the state of that moment. So whatever overlaps, the last word to each client is right.
+
+Where there are several nodes, `elsewhere` knows of the others, and everybody is told by its look-ups.
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
-from duologue.domain.errors import DuologueError
+from duologue.domain.errors import DuologueError, Refusal
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import User
 from duologue.domain.ports import Clock, Store
 from duologue.server import events
+from duologue.server.elsewhere import Elsewhere
 from duologue.server.hub import Client, Hub
 from duologue.server.transport import Frame
 from duologue.wire import encode_event
@@ -35,7 +38,12 @@ RETRY_PAUSE: Final = 1.0
 
 
 class Presence:
-    def __init__(self, hub: Hub, store: Store, clock: Clock, limits: ChatLimits) -> None:
+    def __init__(
+        self, hub: Hub, store: Store, clock: Clock, limits: ChatLimits, elsewhere: Elsewhere | None = None
+    ) -> None:
+        self._elsewhere = elsewhere
+        if elsewhere is not None:
+            elsewhere.connect(self)
         self._hub = hub
         self._store = store
         self._clock = clock
@@ -59,12 +67,35 @@ class Presence:
         return self._store.people_count() <= self._limits.announce_people
 
     def is_online(self, user_id: str) -> bool:
+        """Whether the user is connected to this node."""
         return user_id in self._online
+
+    async def sight(self, users: Collection[str]) -> Callable[[str], bool]:
+        """What tells of each of these users whether they're online, on whatever node."""
+        if self._elsewhere is None:
+            return self.is_online
+        try:
+            others = await self._elsewhere.online(users)
+        except Refusal as refusal:
+            # A page without the others' presence is better than no page.
+            logger.info("who is online elsewhere can't be looked up: %s", refusal)
+            others = frozenset()
+        return lambda user_id: user_id in self._online or user_id in others
+
+    def correct(self, user_id: str) -> None:
+        """Somebody was told what this node knows of the user: if it's otherwise they're told that as well."""
+        if self._elsewhere is not None and user_id not in self._online:
+            self._elsewhere.look(user_id)
+
+    def here(self) -> Collection[str]:
+        return self._online.keys()
 
     def expect(self, client: Client) -> None:
         """From now on a client that is being signed in is told of others. It makes nobody online yet."""
         if not client.syncs:
             self._guide_clients.add(client)
+            if self._elsewhere is not None:
+                self._elsewhere.expect(client.user_id)
 
     def arrive(self, client: Client) -> None:
         """Count in a client that is signed in, and tell of its user if they come online by that."""
@@ -76,7 +107,10 @@ class Presence:
 
     def depart(self, client: Client) -> None:
         """Count a client out after it was detached. Its user goes offline when the grace is over."""
-        self._guide_clients.discard(client)
+        if client in self._guide_clients:
+            self._guide_clients.discard(client)
+            if self._elsewhere is not None:
+                self._elsewhere.leave(client.user_id)
         self.watch(client, frozenset())
         user_id = client.user_id
         # A socket that is being signed in keeps its user online, for it may be what a reload looks like.
@@ -90,7 +124,11 @@ class Presence:
             watchers.discard(client)
             if not watchers:
                 del self._watchers[user_id]
+                if self._elsewhere is not None:
+                    self._elsewhere.unwatch(user_id)
         for user_id in users - client.watched:
+            if user_id not in self._watchers and self._elsewhere is not None:
+                self._elsewhere.watch(user_id)
             self._watchers.setdefault(user_id, set()).add(client)
         client.watched = users
 
@@ -100,6 +138,8 @@ class Presence:
             group.create_task(self._see_off())
             group.create_task(self._tell_acquaintances())
             group.create_task(self._write_down())
+            if self._elsewhere is not None:
+                group.create_task(self._elsewhere.run())
 
     async def leave(self) -> None:
         """Write down that everybody who is here was seen now: nobody outlives the server."""
@@ -111,6 +151,11 @@ class Presence:
                 await self._store.seen(here, self._clock.wall_ms())
             except DuologueError as error:
                 logger.warning("when %d users were last seen is not written down: %s", len(here), error)
+        if self._elsewhere is not None:
+            try:
+                await self._elsewhere.retire()
+            except DuologueError as error:
+                logger.warning("the other nodes will notice that this one is gone only by its silence: %s", error)
 
     async def _see_off(self) -> None:
         while True:
@@ -152,6 +197,9 @@ class Presence:
     def _tell(self, user_id: str) -> None:
         """Tell whoever has to know whether a user is online. Who can be told without reading is told at once: they know
         of a newcomer before the newcomer's first message."""
+        if self._elsewhere is not None:
+            self._elsewhere.moved(user_id)
+            return
         told: set[Client] = set(self._watchers.get(user_id, ()))
         if self.everybody_is_announced():
             told |= self._guide_clients
@@ -180,15 +228,27 @@ class Presence:
             if failed:
                 await asyncio.sleep(RETRY_PAUSE)
 
+    def tell(self, user: User, online: bool, acquaintances: Iterable[str]) -> None:
+        """Tell everybody here who has to know of a user who was looked up; see `elsewhere.Local`."""
+        told: set[Client] = set(self._watchers.get(user.id, ()))
+        if self.everybody_is_announced():
+            told |= self._guide_clients
+        else:
+            told.update(client for peer in acquaintances for client in self._hub.clients(peer) if not client.syncs)
+        self._send(user.id, connected_frame(user, True) if online else _disconnected_frame(user.id), told)
+
     def _tell_clients(self, user_id: str, clients: Iterable[Client]) -> None:
         user = self._online.get(user_id)
-        if user is not None:
-            frame = connected_frame(user, True)
-        else:
-            frame = Frame(encode_event("user disconnected", events.encode(user_id)))
+        self._send(user_id, _disconnected_frame(user_id) if user is None else connected_frame(user, True), clients)
+
+    def _send(self, user_id: str, frame: Frame, clients: Iterable[Client]) -> None:
         for client in clients:
             if client.user_id != user_id:
                 self._hub.tell(client, frame)
+
+
+def _disconnected_frame(user_id: str) -> Frame:
+    return Frame(encode_event("user disconnected", events.encode(user_id)))
 
 
 def connected_frame(user: User, connected: bool) -> Frame:

@@ -9,7 +9,7 @@ from duologue.actions import reading
 from duologue.domain.cursor import format_cursor
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import SyncPage
-from duologue.domain.ports import Store
+from duologue.domain.ports import Bus, Store
 from duologue.server import events
 from duologue.server.fitting import fit, read_fitting, sync_besides, sync_messages
 from duologue.server.hub import Client
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 class Requests:
     """Each method takes the client and its decoded argument, and returns the ack's JSON or raises `Refusal`."""
 
-    def __init__(self, store: Store, presence: Presence, limits: ChatLimits) -> None:
+    def __init__(self, store: Store, bus: Bus, presence: Presence, limits: ChatLimits) -> None:
         self._store = store
+        self._bus = bus
         self._presence = presence
         self._limits = limits
         self._turns = itertools.count(1)
@@ -40,8 +41,8 @@ class Requests:
 
         page, reset = await read_fitting(read, sync_messages, sync_besides, limits.sync_total, limits.page_bytes)
         cursor = format_cursor(self._store.epoch, page.version)
-        user = client.sender.user
-        return events.sync(page, cursor, reset, user, self._limits, self._presence.is_online)
+        is_online = await self._presence.sight([each.peer.id for each in page.conversations])
+        return events.sync(page, cursor, reset, client.sender.user, self._limits, is_online)
 
     async def history(self, client: Client, asked: events.History) -> bytes:
         page = await reading.history(
@@ -52,12 +53,9 @@ class Requests:
 
     async def directory(self, client: Client, asked: events.Directory) -> bytes:
         page = await reading.directory(self._store, self._limits, asked.after, asked.limit)
-        return events.encode(
-            {
-                "people": [events.person(each, self._presence.is_online(each.user.id)) for each in page.people],
-                "next": page.next,
-            }
-        )
+        is_online = await self._presence.sight([each.user.id for each in page.people])
+        people = [events.person(each, is_online(each.user.id)) for each in page.people]
+        return events.encode({"people": people, "next": page.next})
 
     async def watch(self, client: Client, asked: events.Watch) -> bytes:
         turn = next(self._turns)
@@ -66,9 +64,9 @@ class Requests:
         if client.socket.connected and turn > client.watch_turn:
             client.watch_turn = turn
             self._presence.watch(client, frozenset(each.user.id for each in people))
-        return events.encode(
-            {"people": [events.person(each, self._presence.is_online(each.user.id)) for each in people]}
-        )
+        await self._bus.settled()  # so that what changes after the look is told
+        is_online = await self._presence.sight([each.user.id for each in people])
+        return events.encode({"people": [events.person(each, is_online(each.user.id)) for each in people]})
 
 
 REQUESTS: dict[str, tuple[type[msgspec.Struct], Request]] = {

@@ -1,0 +1,225 @@
+"""Presence of several nodes: what happens here is written to the registry and hinted at, what is hinted at is looked up.
+
+A hint says of whom, never what: whoever hears it asks the registry, so that the last word to every client is what is, in
+whatever order the hints of a user who moves between nodes arrive. Hints go to the topic `p.<user>`, which a node subscribes
+to for those whom its clients watch, and as `p.*` for clients of the guide's form while everybody is announced to everybody.
+Beyond that the node where somebody comes or goes hints at them to each of their acquaintances, at `g.<acquaintance>`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+from typing import Final, Protocol
+
+from duologue.domain.errors import Refusal
+from duologue.domain.identity import is_user_id
+from duologue.domain.limits import ChatLimits
+from duologue.domain.model import User
+from duologue.domain.ports import Bus, Registry, Store
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE: Final = 500
+"""Users in one write to the registry or one look-up."""
+
+MAX_LOOKS: Final = 100_000
+"""Users who wait to be looked up; hints beyond that are dropped."""
+
+RETRY_PAUSE: Final = 1.0
+"""Seconds until what failed is tried again."""
+
+BEATS_PER_LEASE: Final = 3.0
+
+EVERYBODY: Final = "p.*"
+
+
+class Local(Protocol):
+    """This node's part of presence."""
+
+    def here(self) -> Collection[str]:
+        """The users who count as connected to this node."""
+        ...
+
+    def everybody_is_announced(self) -> bool: ...
+
+    def tell(self, user: User, online: bool, acquaintances: Iterable[str]) -> None:
+        """Tell whoever is here and has to know; of those who are told of acquaintances only, these."""
+        ...
+
+
+class Elsewhere:
+    """Belongs to one node's presence. `run` until cancelled."""
+
+    def __init__(self, registry: Registry, store: Store, bus: Bus, limits: ChatLimits) -> None:
+        self._registry = registry
+        self._store = store
+        self._bus = bus
+        self._limits = limits
+        self._local: Local
+        self._moved: OrderedDict[str, None] = OrderedDict()
+        """Users who came or went here, of which the registry has still to be told."""
+        self._looks: OrderedDict[str, set[str]] = OrderedDict()
+        """Users to look up, and the acquaintances on whose behalf."""
+        self._guides: dict[str, int] = {}
+        """Users who are here with clients of the guide's form, and with how many."""
+        self._follows_everybody = False
+        self._wake_writer = asyncio.Event()
+        self._wake_looker = asyncio.Event()
+
+    def connect(self, local: Local) -> None:
+        """Called once, before anything else."""
+        self._local = local
+
+    def moved(self, user_id: str) -> None:
+        """A user came or went here."""
+        self._moved[user_id] = None
+        self._wake_writer.set()
+
+    def look(self, user_id: str, acquaintance: str | None = None) -> None:
+        """Look a user up and tell whoever is here and has to know."""
+        if user_id not in self._looks and len(self._looks) >= MAX_LOOKS:
+            logger.warning("%d users wait to be looked up, a further one is left out", MAX_LOOKS)
+            return
+        asked = self._looks.setdefault(user_id, set())
+        if acquaintance is not None:
+            asked.add(acquaintance)
+        self._wake_looker.set()
+
+    async def online(self, users: Collection[str]) -> frozenset[str]:
+        """Those of the users who are connected to any node. Raises `Refusal(UNAVAILABLE)`."""
+        return await self._registry.online(list(users))
+
+    def watch(self, user_id: str) -> None:
+        """Somebody here is told of this user from now on."""
+        self._bus.subscribe_topic(f"p.{user_id}", self._hint)
+
+    def unwatch(self, user_id: str) -> None:
+        self._bus.unsubscribe_topic(f"p.{user_id}")
+
+    def expect(self, user_id: str) -> None:
+        """A client of the guide's form, of this user, is here."""
+        count = self._guides.get(user_id, 0)
+        self._guides[user_id] = count + 1
+        if not count:
+            self._bus.subscribe_topic(f"g.{user_id}", self._hint)
+        self._follow_everybody_or_not()
+
+    def leave(self, user_id: str) -> None:
+        """Such a client is gone."""
+        left = self._guides[user_id] - 1
+        if left:
+            self._guides[user_id] = left
+        else:
+            del self._guides[user_id]
+            self._bus.unsubscribe_topic(f"g.{user_id}")
+        self._follow_everybody_or_not()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._beat())
+            group.create_task(self._write())
+            group.create_task(self._look_up())
+
+    async def retire(self) -> None:
+        """This node leaves; who comes back elsewhere within the grace was never away. Raises `Refusal`."""
+        await self._registry.retire(self._limits.presence_grace)
+
+    def _follow_everybody_or_not(self) -> None:
+        wanted = bool(self._guides) and self._local.everybody_is_announced()
+        if wanted and not self._follows_everybody:
+            self._bus.subscribe_topic(EVERYBODY, self._hint)
+        elif self._follows_everybody and not wanted:
+            self._bus.unsubscribe_topic(EVERYBODY)
+        self._follows_everybody = wanted
+
+    def _hint(self, topic: str, data: bytes) -> None:
+        """From any node, this one included; a stranger on the bus may have sent anything."""
+        kind, _, name = topic.partition(".")
+        user_id = name if kind == "p" else data.decode(errors="replace")
+        if is_user_id(user_id):
+            self.look(user_id, name if kind == "g" else None)
+        if self._follows_everybody:
+            self._follow_everybody_or_not()
+
+    async def _beat(self) -> None:
+        """Give signs of life, and speak for nodes that give none any more."""
+        failing = False
+        while True:
+            try:
+                changed = await self._registry.renew(list(self._local.here()))
+            except Refusal as refusal:
+                if not failing:
+                    logger.warning(
+                        "the registry of connected users can't be reached, presence stands still: %s", refusal
+                    )
+                failing = True
+                await asyncio.sleep(RETRY_PAUSE)
+                continue
+            failing = False
+            lost = [user_id for user_id, at in changed.items() if at]
+            if lost:
+                logger.info("%d users of a node that gives no sign of life are taken over", len(lost))
+                await self._write_last_seen(lost, max(changed.values()))
+            self._moved.update(dict.fromkeys(changed))  # to be hinted at; it's no harm to write them down once more
+            self._wake_writer.set()
+            await asyncio.sleep(self._limits.presence_lease / BEATS_PER_LEASE)
+
+    async def _write_last_seen(self, users: list[str], at: int) -> None:
+        try:
+            await self._store.seen(users, at)
+        except Refusal as refusal:
+            logger.warning("when %d users were last seen is not written down: %s", len(users), refusal)
+
+    async def _write(self) -> None:
+        """Tell the registry who came and went, and hint at them when it knows."""
+        while True:
+            await self._wake_writer.wait()
+            self._wake_writer.clear()
+            while self._moved:
+                users = list(self._moved)[:AT_ONCE]
+                for user_id in users:
+                    del self._moved[user_id]
+                here = self._local.here()
+                came = [user_id for user_id in users if user_id in here]
+                gone = [user_id for user_id in users if user_id not in here]
+                try:
+                    if came:
+                        await self._registry.arrive(came)
+                    if gone:
+                        await self._registry.leave(gone)
+                    await self._hint_at(users)
+                except Refusal as refusal:
+                    logger.info("%d users who came or went are written down later: %s", len(users), refusal)
+                    self._moved.update(dict.fromkeys(users))
+                    await asyncio.sleep(RETRY_PAUSE)
+
+    async def _hint_at(self, users: Iterable[str]) -> None:
+        everybody = self._local.everybody_is_announced()
+        for user_id in users:
+            self._bus.publish_topic(f"p.{user_id}", b"")
+            if not everybody:
+                for peer in await self._store.peers(user_id, self._limits.roster_people):
+                    self._bus.publish_topic(f"g.{peer}", user_id.encode())
+
+    async def _look_up(self) -> None:
+        while True:
+            await self._wake_looker.wait()
+            self._wake_looker.clear()
+            while self._looks:
+                wanted = dict([self._looks.popitem(last=False) for _ in range(min(AT_ONCE, len(self._looks)))])
+                try:
+                    online = await self.online(wanted)
+                    people = await self._store.people(list(wanted))
+                except Refusal as refusal:
+                    logger.info("%d users are looked up later: %s", len(wanted), refusal)
+                    for user_id, acquaintances in wanted.items():
+                        self._looks.setdefault(user_id, set()).update(acquaintances)
+                    await asyncio.sleep(RETRY_PAUSE)
+                    continue
+                for person in people:
+                    user = person.user
+                    # One who came here while we asked is written down later, and is hinted at again then.
+                    self._local.tell(user, user.id in online or user.id in self._local.here(), wanted[user.id])
