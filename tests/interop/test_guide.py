@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.interop.conftest import StartPuppet
 from tests.support.process import ServerProcess
 from tests.support.puppet import Puppet
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, on_both]
 
 QUICK = {"reconnectionDelay": 50, "reconnectionDelayMax": 200}
 NO_GRACE = ("--presence-grace", "0")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.interop.conftest import StartPuppet
 from tests.interop.recorded import Recorded
 from tests.promises.judge import judge
@@ -17,7 +17,7 @@ from tests.support.proxy import Proxy
 from tests.support.raw_http import HOST, RawHttp
 from tests.support.record import Record
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, on_both]
 
 UNDER_WAY = 8
 """Messages that each side has in flight."""

@@ -31,13 +31,6 @@ def three(fleet: Fleet, database: str, nats: NatsServer) -> Fleet:
 
 
 @pytest.fixture
-def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A server that the test may kill."""
-    with Postgres(tmp_path_factory.mktemp("own-postgres")) as server:
-        yield server
-
-
-@pytest.fixture
 def own_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A server that the test may kill."""
     with NatsServer(tmp_path_factory.mktemp("own-nats")) as server:

@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.support.checker import check
 from tests.support.client import ChatClient, stored_messages
 from tests.support.links import WebsocketLink
@@ -82,6 +82,7 @@ async def test_a_reader_that_never_reads_costs_nobody(start_server: StartServer)
         await slow.close()
 
 
+@on_both
 @pytest.mark.timeout(180)
 async def test_everybody_comes_back_at_once(start_server: StartServer) -> None:
     server = start_server("--announce-people", "10")

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.support.client import ChatClient
 from tests.support.process import ServerProcess
 from tests.support.talk import Talk
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, on_both]
 
 MOST_ACKS_PER_LIFE = 120
 UP_AGAIN_WITHIN = 5.0

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -33,13 +32,6 @@ _HOLD = """
     CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON duologue.message DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW WHEN (NEW.content = 'held') EXECUTE FUNCTION duologue.hold();
 """
-
-
-@pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A server that the test may kill."""
-    with Postgres(tmp_path_factory.mktemp("own-postgres")) as server:
-        yield server
 
 
 @asynccontextmanager
@@ -160,16 +152,16 @@ async def test_a_commit_that_never_arrived_is_made_again(database: str, postgres
         assert [message.content for message in page.messages] == ["once"]
 
 
-async def test_sends_outlast_a_killed_database(own_server: Postgres, rng: random.Random) -> None:
+async def test_sends_outlast_a_killed_database(own_postgres: Postgres, rng: random.Random) -> None:
     """F20. PostgreSQL is killed and started again under load."""
-    async with nodes(own_server.url, 2) as benches:
+    async with nodes(own_postgres.url, 2) as benches:
 
         async def send(bench: Bench, count: int) -> list[PendingMessage]:
             return [await bench.send(rng.choice((ANN, CAT)), BOB, f"{n}") for n in range(count)]
 
         sending = [asyncio.create_task(send(bench, 150)) for bench in benches]
-        await asyncio.to_thread(own_server.kill)
-        await asyncio.to_thread(own_server.start)
+        await asyncio.to_thread(own_postgres.kill)
+        await asyncio.to_thread(own_postgres.start)
         sent = [message for each in await asyncio.gather(*sending) for message in each]
         assert {message.failure for message in sent} == {None}
         assert sorted(message.recipient_version for message in sent) == list(range(1, 301))
@@ -181,24 +173,26 @@ async def test_sends_outlast_a_killed_database(own_server: Postgres, rng: random
         assert sorted(stored) == sorted(message.id for message in sent)
 
 
-async def test_a_failover_to_a_synchronous_standby_loses_nothing(own_server: Postgres, tmp_path: Path) -> None:
+async def test_a_failover_to_a_synchronous_standby_loses_nothing(
+    own_postgres: Postgres, standby_postgres: Postgres
+) -> None:
     """F20. A commit waits for the standby, so what was acknowledged is there when it takes over."""
-    with Postgres(tmp_path / "standby", standby_of=own_server) as standby:
-        own_server.set(synchronous_standby_names="*")
-        url = f"postgresql://{USER}@{HOST}:{own_server.port},{HOST}:{standby.port}/{DATABASE}"
-        async with nodes(url, 1) as (bench,):
-            sent = [await bench.send(ANN, BOB, f"{n}") for n in range(20)]
-            epoch = bench.store.epoch
-            await asyncio.to_thread(own_server.kill)
-            waiting = asyncio.create_task(bench.send(ANN, BOB, "during the failover"))
-            await asyncio.to_thread(standby.promote)
-            sent.append(await waiting)
-            assert {message.failure for message in sent} == {None}
-            page = await bench.store.history(BOB.id, ANN.id, None, None, 100)
-            assert [message.id for message in page.messages] == [message.id for message in sent]
-            await bench.close()
-            await bench.open()
-            assert bench.store.epoch == epoch
+    standby = standby_postgres
+    own_postgres.set(synchronous_standby_names="*")
+    url = f"postgresql://{USER}@{HOST}:{own_postgres.port},{HOST}:{standby.port}/{DATABASE}"
+    async with nodes(url, 1) as (bench,):
+        sent = [await bench.send(ANN, BOB, f"{n}") for n in range(20)]
+        epoch = bench.store.epoch
+        await asyncio.to_thread(own_postgres.kill)
+        waiting = asyncio.create_task(bench.send(ANN, BOB, "during the failover"))
+        await asyncio.to_thread(standby.promote)
+        sent.append(await waiting)
+        assert {message.failure for message in sent} == {None}
+        page = await bench.store.history(BOB.id, ANN.id, None, None, 100)
+        assert [message.id for message in page.messages] == [message.id for message in sent]
+        await bench.close()
+        await bench.open()
+        assert bench.store.epoch == epoch
 
 
 async def test_a_node_that_stands_still_in_a_transaction_holds_nobody_up_for_long(database: str) -> None:

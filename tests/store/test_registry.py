@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
@@ -31,12 +31,6 @@ async def store(database: str) -> AsyncIterator[PostgresStore]:
     made = await _open(database)
     yield made
     await made.close()
-
-
-@pytest.fixture
-def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with Postgres(tmp_path_factory.mktemp("own-postgres")) as server:
-        yield server
 
 
 async def test_somebody_is_online_while_some_node_has_them(store: PostgresStore) -> None:

@@ -22,10 +22,10 @@ from nats.aio.subscription import Subscription
 from duologue.bus.topics import Topics
 from duologue.domain.ports import Receiver, TopicReceiver
 
-MAX_OUTBOX: Final = 16_000_000
+MAX_OUTBOX: Final = 8_000_000
 """Bytes of publications that wait to be written; beyond that they are dropped and counted."""
 
-MAX_PENDING: Final = 4_000_000
+MAX_PENDING: Final = 2_000_000
 """Bytes that nats-py may hold for a server that reads slowly, before our outbox has to wait."""
 
 CONNECT_TIMEOUT: Final = 2

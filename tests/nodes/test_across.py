@@ -1,0 +1,174 @@
+"""What people see who are on different nodes: one chat."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from cluster.nats import NatsServer
+from tests.nodes.fleet import Fleet
+from tests.support.checker import check
+from tests.support.client import ChatClient, stored_messages
+from tests.support.record import Record
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
+
+LEASE = 1.5
+"""Seconds; with 30, the default, the same takes 20 times as long."""
+
+
+@pytest.fixture
+def two(fleet: Fleet, database: str, nats: NatsServer) -> Fleet:
+    for _ in range(2):
+        fleet.add(database, nats.url, "--presence-lease", f"{LEASE}", "--presence-grace", "0.3")
+    return fleet.start()
+
+
+async def _connected(client: ChatClient, user_id: str) -> None:
+    await client.wait_for(lambda event: event[0] == "user connected" and event[1][0]["userID"] == user_id)
+
+
+async def _disconnected(client: ChatClient, user_id: str) -> None:
+    await client.wait_for(lambda event: event == ("user disconnected", [user_id]))
+
+
+def _presence(client: ChatClient) -> list[str]:
+    return [name for name, _ in client.events if name in ("user connected", "user disconnected")]
+
+
+async def test_a_conversation_between_nodes(two: Fleet) -> None:
+    record = Record()
+    here, there = (node.url for node in two.nodes)
+    async with AsyncExitStack() as stack:
+        ann = await stack.enter_async_context(ChatClient(here, "ann", record))
+        bob = await stack.enter_async_context(ChatClient(there, "bob", record))
+        tablet = await stack.enter_async_context(ChatClient(there, "ann", record, session_id=ann.session_id))
+        ack = await ann.send(bob.user_id, "hello")
+        got = await bob.wait_for_message("hello")
+        assert (got["id"], got["seq"], got["at"]) == (ack["id"], ack["seq"], ack["at"])
+        await tablet.wait_for_message("hello")
+        await bob.request("read", {"with": ann.user_id, "seq": 1})
+        for device in (ann, tablet):
+            (receipt,) = await device.wait_for_event("receipt")
+            assert receipt["read"] == 1
+        bob.emit("typing", {"to": ann.user_id})
+        assert await tablet.wait_for_event("typing") == [{"from": bob.user_id}]
+        for device in (ann, bob, tablet):
+            await device.complete()
+        check(record, await stored_messages([ann, bob])).assert_clean()
+
+
+@pytest.mark.parametrize("guide", [True, False], ids=["guide", "sync"])
+async def test_who_comes_and_goes_elsewhere_is_seen(two: Fleet, guide: bool) -> None:
+    here, there = (node.url for node in two.nodes)
+    async with ChatClient(here, "bob", guide=guide) as bob:
+        ann = await ChatClient(there, "ann").connect()
+        if not guide:
+            answer = await bob.request("watch", {"users": [ann.user_id]})
+            assert answer["people"][0]["connected"]
+        else:
+            await _connected(bob, ann.user_id)
+        await ann.close()
+        await _disconnected(bob, ann.user_id)
+        bob.events.clear()
+        await ann.connect()
+        await _connected(bob, ann.user_id)
+        async with ChatClient(there, "cat", guide=True) as cat:
+            (users,) = await cat.wait_for_event("users")
+            assert {user["username"]: user["connected"] for user in users} == {"ann": True, "bob": True, "cat": True}
+        await ann.close()
+
+
+async def test_who_moves_to_another_node_was_never_away(two: Fleet) -> None:
+    here, there = (node.url for node in two.nodes)
+    async with ChatClient(here, "bob", guide=True) as bob, ChatClient(there, "eve") as eve:
+        ann = await ChatClient(there, "ann").connect()
+        await _connected(bob, ann.user_id)
+        for _ in range(3):
+            ann.cut()
+            await ann.wait_ended()
+            ann.url = here if ann.url == there else there
+            await ann.connect()
+        # Whoever leaves after her is known to have left: her own leaving would have come before that.
+        await eve.close()
+        await _disconnected(bob, eve.user_id)
+        assert ("user disconnected", [ann.user_id]) not in bob.events
+        await ann.close()
+
+
+async def test_the_people_of_a_killed_node_go_offline(two: Fleet) -> None:
+    here, there = two.nodes
+    async with ChatClient(here.url, "bob", guide=True) as bob, ChatClient(there.url, "ann") as ann:
+        await _connected(bob, ann.user_id)
+        there.kill()
+        await _disconnected(bob, ann.user_id)
+        (person,) = (await _directory(here.url, ann.user_id)).values()
+        assert not person["connected"]
+        assert person["lastSeen"] is not None
+
+
+async def test_a_node_that_stood_still_has_its_people_again(two: Fleet) -> None:
+    here, there = two.nodes
+    async with ChatClient(here.url, "bob", guide=True) as bob, ChatClient(there.url, "ann") as ann:
+        await _connected(bob, ann.user_id)
+        there.suspend()
+        try:
+            await _disconnected(bob, ann.user_id)
+        finally:
+            there.resume()
+        bob.events.clear()
+        await _connected(bob, ann.user_id)
+
+
+async def test_a_node_that_leaves_in_peace_makes_nobody_flicker(
+    fleet: Fleet, database: str, nats: NatsServer, tmp_path: Path, rng: random.Random
+) -> None:
+    """Its people come back at another node within the grace."""
+    for _ in range(2):
+        fleet.add(database, nats.url, "--presence-grace", "5", "--presence-lease", f"{LEASE}")
+    fleet.start()
+    here, there = fleet.nodes
+    async with ChatClient(here.url, "bob", guide=True) as bob:
+        ann = await ChatClient(there.url, "ann").connect()
+        await _connected(bob, ann.user_id)
+        assert there.terminate() == 0
+        await ann.wait_ended()
+        ann.url = here.url
+        await ann.connect()
+        async with ChatClient(here.url, "eve") as eve:
+            await _connected(bob, eve.user_id)
+        assert "user disconnected" not in _presence(bob)
+        await ann.close()
+
+
+async def _directory(url: str, *wanted: str) -> dict[str, dict[str, object]]:
+    async with ChatClient(url, "dora") as dora:
+        page = await dora.request("directory", {})
+        return {person["userID"]: person for person in page["people"] if person["userID"] in wanted}
+
+
+async def test_the_health_of_a_node_without_its_bus(fleet: Fleet, database: str, own_nats: NatsServer) -> None:
+
+    fleet.add(database, own_nats.url)
+    fleet.start()
+    async with aiohttp.ClientSession() as http:
+
+        async def until(wanted: Callable[[dict[str, object]], bool]) -> None:
+            async with asyncio.timeout(20):
+                while True:
+                    async with http.get(f"{fleet.url}/health") as answer:
+                        if wanted(await answer.json()):
+                            return
+                    await asyncio.sleep(0.02)
+
+        await until(lambda health: health == {"status": "ok"})
+        await asyncio.to_thread(own_nats.kill)
+        await until(lambda health: health == {"status": "degraded", "without": ["bus"]})
+        await asyncio.to_thread(own_nats.start)
+        await until(lambda health: health == {"status": "ok"})
