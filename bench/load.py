@@ -118,7 +118,7 @@ class Load:
             async with line:
                 await picows.ws_connect(
                     lambda: client,
-                    self.options.url,
+                    self.options.url[client.index % len(self.options.url)],
                     websocket_handshake_timeout=CONNECT_TIMEOUT,
                     max_frame_size=MAX_FRAME,
                 )
@@ -330,7 +330,7 @@ async def _main(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scenario", choices=("closed", "open", "idle", "reconnect"))
-    parser.add_argument("--url", required=True)
+    parser.add_argument("--url", required=True, action="append", help="of several nodes, the sockets take turns")
     parser.add_argument("--sockets", type=int, default=100)
     parser.add_argument("--at-once", type=int, default=50, help="sockets that sign in at the same time")
     parser.add_argument("--window", type=int, default=20, help="messages under way per socket (closed)")

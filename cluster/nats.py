@@ -43,6 +43,11 @@ class NatsServer:
         return f"nats://{HOST}:{self.port}"
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

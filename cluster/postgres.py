@@ -72,6 +72,11 @@ class Postgres:
         return f"postgresql://{USER}@{HOST}:{self.port}/{DATABASE}"
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

@@ -61,18 +61,22 @@ def pinned(core: int, command: list[str]) -> list[str]:
     return ["taskset", "-c", str(core), *command]
 
 
+def serve_command(port: int, data: Path, *flags: str) -> list[str]:
+    return [
+        sys.executable, "-m", "duologue", "serve", "--host", "127.0.0.1", "--port", str(port), "--data", str(data), *flags,
+        # The load is a handful of very busy users from one address; the peers have no such limits.
+        "--message-rate", "1e9", "--message-burst", "1e9", "--connect-rate", "1e9", "--connect-burst", "1e9",
+        "--log-level", "warning",
+    ]  # fmt: skip
+
+
 @contextmanager
 def running(name: str, node: str, data: Path | None = None, core: int = SERVER_CORE) -> Iterator[Peer]:
     """A fresh peer with nothing stored, or Duologue on the folder `data`."""
-    port = _free_port()
+    port = free_port()
     folder = data or Path(tempfile.mkdtemp(prefix="duologue-bench-"))
     commands = {
-        "duologue": [
-            sys.executable, "-m", "duologue", "serve", "--host", "127.0.0.1", "--port", str(port), "--data", str(folder),
-            # The load is a handful of very busy users from one address; the peers have no such limits.
-            "--message-rate", "1e9", "--message-burst", "1e9", "--connect-rate", "1e9", "--connect-burst", "1e9",
-            "--log-level", "warning",
-        ],
+        "duologue": serve_command(port, folder),
         "node": [*node_command(node), str(port)],
         RELAY: [sys.executable, "-m", "bench.peers.relay", str(port)],
         "python-socketio": [sys.executable, str(ROOT / "bench/peers/python_socketio_server.py"), str(port)],
@@ -81,7 +85,7 @@ def running(name: str, node: str, data: Path | None = None, core: int = SERVER_C
         pinned(core, commands[name]), stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "NODE_ENV": "production"}
     )
     try:
-        _wait_until_listening(process, port)
+        wait_until_listening(process, port)
         yield Peer(name, port, process)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -94,13 +98,13 @@ def running(name: str, node: str, data: Path | None = None, core: int = SERVER_C
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
+def wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if process.poll() is not None:
