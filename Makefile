@@ -1,6 +1,6 @@
 # Each verb does its own set-up. CI runs `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench torture clean
+.PHONY: help run cluster test check bench torture clean
 
 PYTHON := .venv/bin/python
 
@@ -10,6 +10,10 @@ help: ## this list
 run: ## the server on http://127.0.0.1:3000 (set-up included; ARGS="--port 4000" for flags)
 	@scripts/setup run
 	@exec $(PYTHON) -m duologue serve $(ARGS)
+
+cluster: ## three nodes, PostgreSQL, NATS and nginx on this machine, to play with (ARGS="--fresh --port 4000")
+	@scripts/setup cluster
+	@exec $(PYTHON) -m cluster $(ARGS)
 
 test: ## everything that CI checks, in a few minutes
 	@scripts/setup test
@@ -39,6 +43,6 @@ torture: ## the faults, for as long as it takes
 	$(PYTHON) -m tests.fuzz.run --seconds 60
 
 clean: ## back to a fresh clone
-	rm -rf .venv .tools .mypy_cache .ruff_cache .hypothesis dist build client/node_modules tests/interop/js/node_modules bench/peers/node/node_modules
+	rm -rf .venv .tools .cluster .mypy_cache .ruff_cache .hypothesis dist build client/node_modules tests/interop/js/node_modules bench/peers/node/node_modules
 	find src/duologue/web -mindepth 1 ! -name .gitignore -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -36,14 +36,15 @@ FLOORS: Final = {
     "store": floor(ours="domain", others="apsw asyncpg msgspec", banned="sqlite3"),
     "bus": floor(ours="domain", others="msgspec nats"),
     "server": floor(ours="wire domain actions", others="httptools msgspec picows starlette uvicorn"),
-    "settings": floor(others="platformdirs"),
+    "settings": floor(ours="setting_texts", others="platformdirs"),
+    "setting_texts": floor(),
     "logs": floor(),
     "main": floor(
         ours="wire domain actions store bus server settings logs backends",
         others="uvicorn uvloop",
     ),
-    "backends": floor(ours="domain store bus settings"),
-    "cli": floor(ours="settings main"),
+    "backends": floor(ours="domain store bus settings setting_texts"),
+    "cli": floor(ours="settings setting_texts main"),
     "__init__": floor(),
     "__main__": floor(ours="cli"),
 }

@@ -9,6 +9,7 @@ from typing import Any, Final, get_type_hints
 import pytest
 
 from duologue import settings as known
+from duologue.setting_texts import without_password
 from duologue.settings import BadSetting, Loaded, Settings
 from scripts.settings_page import PAGE, page
 
@@ -87,6 +88,7 @@ def test_each_setting_can_be_set_from_everywhere(field: Any, tmp_path: Path) -> 
 _TEXTS = {
     "host": "chat.example",
     "data": "/srv/duologue",
+    "node": "one-1",
     "database": "postgresql://me:secret@one,two:5433/chat?sslmode=require",
     "bus": "nats://me:secret@one:4222,tls://two:4222",
 }
@@ -103,7 +105,8 @@ def _another(field: Any, kind: Any) -> tuple[Any, str]:
     if kind in (int, float):
         value = field.default - 1
         return value, str(value)
-    return ("https://chat.example",), "https://chat.example"
+    text = "10.0.0.1" if field.name == "trusted_proxy" else "https://chat.example"
+    return (text,), text
 
 
 @pytest.mark.parametrize(
@@ -137,9 +140,12 @@ def _another(field: Any, kind: Any) -> tuple[Any, str]:
         ("allow_origin", "https://chat.example:x"),
         ("allow_origin", "http://["),
         ("page", "201"),
+        ("node", "a.b"),
+        ("node", "x" * 33),
+        ("trusted_proxy", "proxy.example"),
         ("database", "mysql://host/name"),
         ("database", "postgresql://"),
-        ("bus", "nats://one,redis://two"),
+        ("bus", "redis://two"),
         ("bus", "nats://alone:4222"),
     ],
 )
@@ -242,7 +248,7 @@ def test_settings_that_a_page_names_exist() -> None:
     ],
 )
 def test_passwords_are_not_shown(url: str, shown: str) -> None:
-    assert known.without_password(url) == shown
+    assert without_password(url) == shown
     name = "bus" if url.startswith("nats") else "database"
     message = refusal({}, {known.variable(name): url.replace("nats://", "x://").replace("postgresql", "x")})
     assert "secret" not in message

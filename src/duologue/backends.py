@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from duologue.bus.local import LocalBus
 from duologue.domain.errors import StoreUnusable
 from duologue.domain.ports import Clock, Registry, Sink
-from duologue.settings import Settings, without_password
+from duologue.setting_texts import without_password
+from duologue.settings import Settings
 from duologue.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn, get_type_hints
 from duologue import __version__
 from duologue import main as server
 from duologue import settings as known
+from duologue.setting_texts import without_password
 from duologue.settings import BadSetting, Loaded, Settings
 
 EXIT_UNUSABLE: Final = 2
@@ -172,4 +173,4 @@ def _shown(value: Any, field: Any) -> str:
 
 def _public(value: Any, field: Any) -> Any:
     """The value without the passwords in its URLs."""
-    return known.without_password(value) if field.name in ("database", "bus") else value
+    return without_password(value) if field.name in ("database", "bus") else value

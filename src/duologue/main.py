@@ -286,5 +286,7 @@ def _transport_config(settings: Settings) -> TransportConfig:
         max_connections=raise_open_files(settings.max_connections),
         allowed_origins=tuple(settings.allow_origin),
         own_hosts=() if settings.allow_guests else LOOPBACK_HOSTS,
+        node=settings.node,
+        trusted_proxies=tuple(settings.trusted_proxy),
         keep_headers=(),
     )

@@ -7,17 +7,16 @@ A value comes from the first of these that has it: a flag, the environment, the 
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import os
-import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_type_hints
-from urllib.parse import urlsplit
 
 import platformdirs
+
+from duologue import setting_texts as texts
 
 ENVIRONMENT_PREFIX: Final = "DUOLOGUE_"
 
@@ -69,6 +68,14 @@ class Settings:
         "",
         "NATS between the nodes of one `database`, as nats://host:4222, several by commas; without it this node is alone.",
         unit="URLs",
+    )
+    node: str = _setting(
+        "",
+        "This node's name, which its sessions' ids begin with, so that a proxy can route long-polling by it.",
+        unit="up to 32 letters, digits and hyphens",
+    )
+    trusted_proxy: tuple[str, ...] = _setting(
+        (), "Addresses of the reverse proxies whose X-Forwarded-For is believed.", unit="IP addresses"
     )
     allow_origin: tuple[str, ...] = _setting(
         (),
@@ -214,6 +221,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str], config: str |
         values[name], sources[name] = _convert(field, raw, source), source
     values["data"] = os.path.abspath(os.path.expanduser(values["data"]))
     settings = Settings(**values)
+    _check_texts(settings, sources)
     _check_together(settings, sources)
     return Loaded(settings, sources)
 
@@ -301,7 +309,7 @@ def allowed(field: dataclasses.Field[Any]) -> str:
         return "true or false"
     if kind is str:
         return span(field) or str(unit)
-    return "a list of origins"
+    return f"a list of {unit or 'origins'}"
 
 
 def span(field: dataclasses.Field[Any]) -> str:
@@ -314,77 +322,46 @@ def span(field: dataclasses.Field[Any]) -> str:
     return f"at least {low:,}" if high is None else f"{low:,} to {high:,}"
 
 
-def _check_together(settings: Settings, sources: Mapping[str, str]) -> None:
-    def bad(name: str, value: Any, wanted: str) -> BadSetting:
-        return BadSetting(f"{name} is {value!r} (from {sources[name]}), but {wanted}")
+def _check_texts(settings: Settings, sources: Mapping[str, str]) -> None:
+    """Each text by itself."""
+    for field in fields():
+        looks_right, wanted = _TEXTS.get(field.name, (None, ""))
+        value = getattr(settings, field.name)
+        if looks_right is None or not value:
+            continue
+        for text in value if isinstance(value, tuple) else value.split(",") if field.name == "bus" else (value,):
+            if not looks_right(text):
+                raise _not(field.name, text, sources, f"has to be {wanted}")
 
-    for name, schemes, example in (
-        ("database", ("postgresql", "postgres"), "postgresql://user:password@host/name"),
-        ("bus", ("nats", "tls"), "nats://host:4222"),
-    ):
-        value = getattr(settings, name)
-        if value and not all(_is_url(each, schemes) for each in (value.split(",") if name == "bus" else [value])):
-            raise bad(name, without_password(value), f"has to be a URL like {example}")
+
+def _check_together(settings: Settings, sources: Mapping[str, str]) -> None:
+    """What settings mean to one another."""
     if settings.bus and not settings.database:
-        raise bad("bus", without_password(settings.bus), "nodes share a database: set `database` as well")
-    for origin in settings.allow_origin:
-        if origin != "*" and not _is_origin(origin):
-            raise bad("allow_origin", origin, "has to be `*` or an origin like https://chat.example")
+        raise _not("bus", settings.bus, sources, "nodes share a database: set `database` as well")
     if settings.page > settings.max_page:
         name = "page" if sources["page"] != "default" else "max_page"
-        raise bad(
-            name, getattr(settings, name), f"page ({settings.page}) may not be above max_page ({settings.max_page})"
+        wanted = f"page ({settings.page}) may not be above max_page ({settings.max_page})"
+        raise _not(name, getattr(settings, name), sources, wanted)
+    if not settings.allow_guests and not texts.is_loopback(settings.host):
+        wanted = (
+            "others could sign in there without a password: add --allow-guests if you want that, or listen on localhost"
         )
-    if not _is_host(settings.host):
-        raise bad("host", settings.host, "has to be a host name or an IP address")
-    if not settings.allow_guests and not is_loopback(settings.host):
-        raise bad(
-            "host",
-            settings.host,
-            "others could sign in there without a password: add --allow-guests if you want that, or listen on localhost",
-        )
+        raise _not("host", settings.host, sources, wanted)
 
 
-def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
-    """Of PostgreSQL's URLs several hosts may be named, so the host isn't looked into."""
-    scheme, separator, rest = text.partition("://")
-    return scheme in schemes and bool(separator) and bool(rest.strip("/"))
+def _not(name: str, value: Any, sources: Mapping[str, str], wanted: str) -> BadSetting:
+    shown = texts.without_password(value) if isinstance(value, str) else value
+    return BadSetting(f"{name} is {shown!r} (from {sources[name]}), but {wanted}")
 
 
-def without_password(text: str) -> str:
-    """URLs as they may be shown and logged. A user without a password may be a token, as NATS has them."""
-    text = re.sub(r"(//[^/@,:]*):[^/@,]*@", r"\1:***@", text)
-    text = re.sub(r"(nats|tls)://[^/@,:]+@", r"\1://***@", text)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", text)
-
-
-def _is_origin(text: str) -> bool:
-    """As a browser writes it (RFC 6454 section 6.2): scheme, host in lower case, port; nothing after them."""
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return False
-    if parts.scheme not in ("http", "https") or not host:
-        return False
-    shown = f"[{host}]" if ":" in host else host
-    return text == f"{parts.scheme}://{shown}" + ("" if port is None else f":{port}")
-
-
-def _is_host(text: str) -> bool:
-    try:
-        return bool(text.encode("idna"))
-    except UnicodeError:
-        return False
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+_TEXTS: Final[Mapping[str, tuple[Callable[[str], bool], str]]] = {
+    "host": (texts.is_host, "a host name or an IP address"),
+    "database": (texts.is_database, "a URL like postgresql://user:password@host/name"),
+    "bus": (texts.is_bus, "a URL like nats://host:4222"),
+    "node": (texts.is_node, "up to 32 letters, digits and hyphens"),
+    "trusted_proxy": (texts.is_address, "an IP address"),
+    "allow_origin": (texts.is_allowed_origin, "`*` or an origin like https://chat.example"),
+}
 
 
 def environment() -> Mapping[str, str]:

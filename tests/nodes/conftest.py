@@ -9,7 +9,10 @@ import pytest
 from cluster.nats import NatsServer
 from cluster.postgres import Postgres
 from tests.conftest import finish
+from tests.interop.conftest import start_puppet
 from tests.nodes.fleet import Fleet
+
+__all__ = ["start_puppet"]
 
 
 @pytest.fixture

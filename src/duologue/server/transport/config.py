@@ -37,5 +37,10 @@ class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The only host names whose pages count as our own. Empty: any, as the Host header says. A server that trusts whoever
     reaches it, as one on a loopback address may, needs them: else a foreign page makes its own name resolve to that
     address (DNS rebinding), and origin and Host agree."""
+    node: str = ""
+    """What every session's id begins with, and a dot, if there are several nodes: a proxy that reads it can bring each
+    request of a long-polling session to the node that holds it."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses of the reverse proxies whose X-Forwarded-For says where a request comes from."""
     keep_headers: tuple[str, ...] = ("origin", "user-agent", "cookie", "authorization")
     """Headers of the handshake, in lower case, that the application wants to see. They cost memory per connection."""

@@ -43,6 +43,13 @@ _COARSEST_TICK = 0.25
 _SID_BYTES = 15
 _SID_CHARACTERS = 20
 
+_LONGEST_SID = 80
+
+_MISROUTED = (
+    "a request for a session of node %r came to this one: long-polling needs a proxy that routes by the session's id "
+    "(docs/operations/proxy.md), or clients that use websockets only"
+)
+
 
 class Opening(msgspec.Struct, frozen=True):
     """A websocket handshake that passed every check. `session` is the one it wants to take over, or None for a new
@@ -70,6 +77,7 @@ class Engine:
         self.origins = OriginPolicy(self.config.allowed_origins, self.config.own_hosts)
         shortest = min(self.config.ping_interval, self.config.ping_timeout, self.config.connect_timeout)
         self.wheel = Wheel(min(_COARSEST_TICK, max(_FINEST_TICK, shortest / _TICKS_PER_DEADLINE)))
+        self._prefix = f"{self.config.node}." if self.config.node else ""
         self._handler = handler
         self._admit = admit
         self._clock = clock
@@ -144,7 +152,11 @@ class Engine:
             return refused
         sid = query.get("sid")
         if sid is not None:
-            session = self._sessions.get(sid) if len(sid) == _SID_CHARACTERS else None
+            session = self._sessions.get(sid) if len(sid) == len(self._prefix) + _SID_CHARACTERS else None
+            if session is None and self._prefix and not sid.startswith(self._prefix):
+                node, dot, _ = sid.partition(".")
+                if dot and len(sid) <= _LONGEST_SID:
+                    log.warning(_MISROUTED, node)
             return session or UNKNOWN_SID
         return self._admission(method, address)
 
@@ -180,7 +192,7 @@ class Engine:
         self._note_gone()
 
     def _new(self, address: str, headers: Mapping[str, str]) -> Session:
-        session = Session(self._shared, secrets.token_urlsafe(_SID_BYTES), address, headers)
+        session = Session(self._shared, self._prefix + secrets.token_urlsafe(_SID_BYTES), address, headers)
         self._sessions[session.sid] = session
         self.counters.connections += 1
         self.counters.opened += 1

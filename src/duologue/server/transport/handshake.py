@@ -5,8 +5,9 @@ Sources: the Engine.IO protocol, revision 4 (query parameters), engine.io's publ
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -118,3 +119,25 @@ class OriginPolicy:
             (b"access-control-allow-credentials", b"true"),
             (b"vary", b"Origin"),
         ]
+
+
+def client_address(peer: str, forwarded: Sequence[str], trusted: Collection[str]) -> str:
+    """Where a request comes from: the peer, or what the proxies that are trusted say of it. Each proxy appends the address
+    that it was connected from to X-Forwarded-For, so the last one that isn't a trusted proxy's is the client's."""
+    if peer not in trusted:
+        return peer
+    for address in reversed([each.strip() for line in forwarded for each in line.split(",")]):
+        if not _is_address(address):
+            break
+        peer = address
+        if address not in trusted:
+            break
+    return peer
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -23,6 +23,7 @@ from duologue.server.transport.handshake import (
     NOT_FOUND,
     WEBSOCKET,
     Refused,
+    client_address,
 )
 from duologue.server.transport.session import SERVICE_RESTART, Session
 from duologue.server.transport.websocket import WebsocketConnection
@@ -132,7 +133,11 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
             if engine is None:
                 return NOT_FOUND
             peer = transport.get_extra_info("peername")
-            address = peer[0] if isinstance(peer, tuple) else ""
+            address = client_address(
+                peer[0] if isinstance(peer, tuple) else "",
+                headers.get("x-forwarded-for", []),
+                engine.config.trusted_proxies,
+            )
             if method != "GET":
                 return BAD_METHOD
             found = engine.check(

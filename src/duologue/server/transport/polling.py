@@ -20,6 +20,7 @@ from duologue.server.transport.handshake import (
     UNKNOWN_SID,
     OriginPolicy,
     Refused,
+    client_address,
 )
 from duologue.server.transport.session import Session
 from duologue.wire.engineio import decode_payload
@@ -66,7 +67,8 @@ class PollingEndpoint:
         method: str = scope["method"]
         origins = _header(scope, b"origin")
         hosts = _header(scope, b"host")
-        address = scope["client"][0] if scope.get("client") else ""
+        peer = scope["client"][0] if scope.get("client") else ""
+        address = client_address(peer, _header(scope, b"x-forwarded-for"), self._sessions.config.trusted_proxies)
         cors = self._sessions.origins.cors_headers(origins[0] if origins else None)
         if method == "OPTIONS":
             await self._preflight(scope, origins, hosts, cors, send)
