@@ -44,7 +44,8 @@ FLOORS: Final = {
         others="uvicorn uvloop",
     ),
     "backends": floor(ours="domain store bus settings setting_texts"),
-    "cli": floor(ours="settings setting_texts main"),
+    "migration": floor(ours="domain store setting_texts"),
+    "cli": floor(ours="settings setting_texts main migration"),
     "__init__": floor(),
     "__main__": floor(ours="cli"),
 }

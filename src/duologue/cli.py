@@ -8,10 +8,10 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, get_type_hints
 
-from duologue import __version__
+from duologue import __version__, migration
 from duologue import main as server
 from duologue import settings as known
 from duologue.setting_texts import without_password
@@ -31,13 +31,24 @@ MIN_LAST_COLUMN: Final = 40
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code; for a flag that isn't known argparse exits, with 2 as well."""
     options = vars(_parser().parse_args(arguments))
+    if options["command"] == "migrate":
+        return _refusing(lambda: migration.run(options["source"], options["target"]))
     command, config, as_json = options.pop("command"), options.pop("config"), options.pop("json", False)
-    try:
+
+    def act() -> int:
         loaded = known.load(options, known.environment(), config)
         if command == "config":
             print(_as_json(loaded) if as_json else _as_table(loaded), flush=True)
             return 0
         return server.run(loaded.settings)
+
+    return _refusing(act)
+
+
+def _refusing(act: Callable[[], int]) -> int:
+    """What `act` refuses is one line for the user."""
+    try:
+        return act()
     except (BadSetting, server.StoreUnusable, server.AddressUnusable) as error:
         print(f"duologue: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
@@ -74,6 +85,14 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     config.add_argument("--json", action="store_true", default=False, help="as JSON, for programs")
+    migrate = commands.add_parser(
+        "migrate",
+        help="bring everything from a data folder to a PostgreSQL database, or back",
+        description="Copy everything that SOURCE holds to TARGET, which has to be empty, and compare. Stop the server "
+        "first. If it is interrupted, the same command goes on where it was.",
+    )
+    migrate.add_argument("source", metavar="SOURCE", help="a data folder, or postgresql://user:password@host/name")
+    migrate.add_argument("target", metavar="TARGET", help="the other kind of the two")
     for each in (serve, config):
         each.add_argument(
             "--config",

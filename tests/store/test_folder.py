@@ -113,7 +113,7 @@ async def test_another_program_that_only_looks_does_not_keep_a_server_from_its_l
     other = apsw.Connection(str(killed / "messages.db"))
     assert other.execute("SELECT count(*) FROM message").get == 1
     await ready.close()
-    ready.folder = killed
+    ready.place = killed
     await ready.open()
     assert (await ready.send(ANN, BOB)).seq == 2
     other.close()

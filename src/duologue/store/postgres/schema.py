@@ -25,6 +25,12 @@ OLDEST_SERVER: Final = 150_000
 _LOCK: Final = 0x44554F4C
 """`DUOL`: the advisory lock of whoever migrates."""
 
+MIGRATION: Final = "migration"
+"""The row of `meta` that says how far a migration into this database has come."""
+
+_MIGRATING: Final = 0x44554F4D
+"""The advisory lock of a migration. Each node's writing connection shares it."""
+
 _SERVER = "SELECT system_identifier::text FROM pg_control_system()"
 
 
@@ -38,6 +44,31 @@ async def prepare(connection: Connection) -> str:
     number = connection.get_server_version()
     if number.major * 10_000 < OLDEST_SERVER:
         raise StoreUnusable(f"PostgreSQL 15 or newer is needed, and this is {number.major}.{number.minor}")
+    if not await keep_migrations_out(connection):
+        raise StoreUnusable("a migration from or to the database is under way")
+    try:
+        return await make(connection)
+    finally:
+        await let_migrations_in(connection)
+
+
+async def keep_migrations_out(connection: Connection) -> bool:
+    """For as long as this connection lives. False if one is under way."""
+    return bool(await connection.fetchval("SELECT pg_try_advisory_lock_shared($1)", _MIGRATING))
+
+
+async def let_migrations_in(connection: Connection) -> None:
+    """Undo `keep_migrations_out`."""
+    await connection.execute("SELECT pg_advisory_unlock_shared($1)", _MIGRATING)
+
+
+async def end_migration(connection: Connection) -> None:
+    """Undo `check_for_migration`: servers may be started."""
+    await connection.execute("SELECT pg_advisory_unlock($1)", _MIGRATING)
+
+
+async def make(connection: Connection) -> str:
+    """Bring the schema up to date and return the epoch."""
     # Held by the session and not by a transaction: one that waited for it might still see the catalogue of before.
     await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
     try:
@@ -52,6 +83,21 @@ async def prepare(connection: Connection) -> str:
         await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
 
 
+async def check_for_migration(connection: Connection) -> str | None:
+    """Keep servers out for as long as this connection lives, and return the epoch; None if there's nothing yet. Raises
+    `StoreUnusable` if a server is connected, or the schema isn't this version's."""
+    if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _MIGRATING):
+        raise StoreUnusable("the database is in use, by a server or another migration; stop every node first")
+    if await connection.fetchval("SELECT to_regclass('duologue.meta')") is None:
+        return None
+    version = int(str(await read(connection, "schema_version")))
+    if version != VERSION:
+        raise StoreUnusable(
+            f"the database has schema {version}, this one knows {VERSION}: start this version on it once"
+        )
+    return await read(connection, "epoch")
+
+
 async def _check(connection: Connection) -> int:
     """The schema version of the data, 0 for none."""
     if await connection.fetchval("SELECT to_regclass('duologue.meta')") is None:
@@ -61,6 +107,10 @@ async def _check(connection: Connection) -> int:
     if oldest > VERSION:
         raise StoreUnusable(
             f"the database was written by a newer Duologue (schema {version}, this one knows {VERSION}); start that version"
+        )
+    if await read(connection, MIGRATION) is not None:
+        raise StoreUnusable(
+            "a migration into the database isn't finished: run the same `duologue migrate` again to go on with it"
         )
     return version
 

@@ -93,6 +93,7 @@ class PostgresStore:
 
         Raises `StoreUnusable`: no such server or database, a wrong password, a PostgreSQL too old, data too new.
         """
+        writer = Writer(url, clock, new_loop)
         try:
             connection = await connect(url)
             try:
@@ -100,13 +101,16 @@ class PostgresStore:
                 people = await queries.count(connection, count_up_to)
             finally:
                 await connection.close(timeout=CLOSE_TIMEOUT)
+            await asyncio.to_thread(writer.connect)
             pool = await asyncpg.create_pool(
                 url, min_size=0, max_size=READERS, **connect_options(asyncio.get_running_loop())
             )
-        except (*LOST, asyncpg.PostgresError, ValueError) as error:
+        except BaseException as error:
+            await asyncio.to_thread(writer.close)
+            if not isinstance(error, (*LOST, asyncpg.PostgresError, ValueError)):
+                raise
             words = " ".join(str(error).split()) or type(error).__name__
             raise StoreUnusable(f"the database can't be used: {words}") from error
-        writer = Writer(url, clock, new_loop)
         committer = Committer(writer, asyncio.get_running_loop(), sink, on_failure, max_pending, max_batch)
         committer.start()
         return cls(epoch, committer, writer, pool, clock, people, count_up_to)

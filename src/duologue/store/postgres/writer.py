@@ -24,6 +24,7 @@ from duologue.domain.ports import Clock, Pending, PendingMessage
 from duologue.store.ledger import Account, Entries, Head, Ledger, MessageKey, Stored, names
 from duologue.store.postgres.connection import DAMAGED, LOST, RETRYABLE, STATEMENT_TIMEOUT, Connection, connect
 from duologue.store.postgres.keys import conversation_key, user_id, user_key
+from duologue.store.postgres.schema import keep_migrations_out, let_migrations_in
 from duologue.store.work import Departure, NewGuest, OneOff, Work, encodable, fail
 
 WARY_BATCHES: Final = 32
@@ -104,6 +105,10 @@ class Writer:
         self.guests = 0
         """People whom this node has added."""
 
+    def connect(self) -> None:
+        """Connect at once, so that a migration finds the database in use. Raises one of `LOST`."""
+        self._loop.run_until_complete(self._connect())
+
     def write(self, batch: Sequence[Work]) -> None:
         """See `Engine.write`. A full disk fails the batch with STORAGE_FULL; a database that can't be reached for
         `PATIENCE`, or in which the batch can't be written for another reason, with UNAVAILABLE. Only damage is fatal."""
@@ -114,7 +119,7 @@ class Writer:
 
     def close(self) -> None:
         try:
-            self._loop.run_until_complete(self._hang_up())
+            self._loop.run_until_complete(self._say_goodbye())
         finally:
             self._loop.close()
 
@@ -152,9 +157,7 @@ class Writer:
 
     async def _attempt(self, batch: Sequence[Work], unsure: bool) -> None:
         """One transaction. With `unsure` the one before may have been committed. Raises `_Unsure` if this one may."""
-        if self._connection is None:
-            self._connection = await connect(self._url)
-        connection = self._connection
+        connection = self._connection or await self._connect()
         one_offs = [work for work in batch if isinstance(work, OneOff)]
         pendings = encodable([work for work in batch if not isinstance(work, OneOff)])
         for work in batch:
@@ -183,6 +186,14 @@ class Writer:
             self._wary -= 1
         if any(isinstance(work, PendingMessage) and work.duplicate for work in pendings):
             self._wary = WARY_BATCHES
+
+    async def _connect(self) -> Connection:
+        connection = await connect(self._url)
+        if not await keep_migrations_out(connection):
+            connection.terminate()
+            raise ConnectionRefusedError("a migration from or to the database is under way")
+        self._connection = connection
+        return connection
 
     async def _roll_back(self, transaction: asyncpg.transaction.Transaction) -> None:
         try:
@@ -250,6 +261,16 @@ class Writer:
         for work in works:
             if isinstance(work, Departure):
                 await connection.execute(_LEFT, work.at, _keys(work.users))
+
+    async def _say_goodbye(self) -> None:
+        """Let migrations in at once: the server would notice only a moment later that the connection is gone."""
+        if self._connection is not None:
+            try:
+                async with asyncio.timeout(STATEMENT_TIMEOUT):
+                    await let_migrations_in(self._connection)
+            except (*LOST, asyncpg.PostgresError):
+                pass
+        await self._hang_up()
 
     async def _hang_up(self) -> None:
         connection, self._connection = self._connection, None

@@ -24,8 +24,9 @@ VERSION = max(OLDEST_READERS)
 _META = "CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID"
 
 
-def check(connection: apsw.Connection) -> int:
-    """The schema version of the data, 0 for an empty file. Writes nothing. Raises `StoreUnusable`."""
+def check(connection: apsw.Connection, *, unfinished: bool = False) -> int:
+    """The schema version of the data, 0 for an empty file. Writes nothing. Raises `StoreUnusable`, also for the target of
+    an `unfinished` migration unless that is asked for."""
     application = connection.pragma("application_id")
     tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
     if not tables:
@@ -37,6 +38,10 @@ def check(connection: apsw.Connection) -> int:
         raise StoreUnusable(
             f"{connection.filename} was written by a newer Duologue (schema {version}, this one knows {VERSION}); "
             f"start that version, or restore a backup of an older one"
+        )
+    if not unfinished and read(connection, "migration") is not None:
+        raise StoreUnusable(
+            f"a migration into {connection.filename} isn't finished: run the same `duologue migrate` again to go on with it"
         )
     return version
 

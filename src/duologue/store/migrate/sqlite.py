@@ -1,0 +1,164 @@
+"""A SQLite data folder as the source or the target of a migration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+import msgspec
+
+from duologue.domain.errors import StoreUnusable
+from duologue.store.migrate.rows import Cursor, Progress, Row
+from duologue.store.sqlite import schema
+from duologue.store.sqlite.connection import open_to_look, open_writer
+from duologue.store.sqlite.files import Folder
+
+BUSY_TIMEOUT: Final = 2.0
+
+_READ: Final = {
+    "person": """
+        SELECT key, id, name, last_seen, coalesce((SELECT max(version) FROM dialog WHERE user = key), 0)
+        FROM person WHERE key > ? ORDER BY key LIMIT ?
+    """,
+    "session": """
+        SELECT hex(token_hash), lower(hex(token_hash)), id, created FROM session JOIN person ON key = person
+        WHERE token_hash > unhex(?) ORDER BY token_hash LIMIT ?
+    """,
+    "dialog": """
+        SELECT user, peer, mine.id, theirs.id, seq, rev, received, read, peer_received, peer_read, version
+        FROM dialog JOIN person AS mine ON mine.key = user JOIN person AS theirs ON theirs.key = peer
+        WHERE (user, peer) > (?, ?) ORDER BY user, peer LIMIT ?
+    """,
+    "message": """
+        SELECT message.rowid, min(one.id, other.id), max(one.id, other.id), seq, rev,
+            iif(sender = low, one.id, other.id), message.id, at, sender_version, recipient_version, content
+        FROM message JOIN person AS one ON one.key = low JOIN person AS other ON other.key = high
+        WHERE message.rowid > ? ORDER BY message.rowid LIMIT ?
+    """,
+}
+_START: Final[dict[str, list[Any]]] = {"person": [0], "session": [""], "dialog": [-1, -1], "message": [0]}
+
+_KEY = "(SELECT key FROM person WHERE id = ?{})"
+
+_WRITE: Final = {
+    "person": "INSERT INTO person (id, name, last_seen) VALUES (?1, ?2, ?3)",
+    "session": f"INSERT INTO session VALUES (unhex(?1), {_KEY.format(2)}, ?3)",
+    "dialog": f"INSERT INTO dialog VALUES ({_KEY.format(1)}, {_KEY.format(2)}, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    "message": f"""
+        INSERT INTO message
+            (low, high, seq, rev, sender, id, at, sender_version, recipient_version, content)
+        SELECT min(one, other), max(one, other), ?3, ?4, {_KEY.format(5)}, ?6, ?7, ?8, ?9, ?10
+        FROM (SELECT {_KEY.format(1)} AS one, {_KEY.format(2)} AS other)
+    """,
+}
+
+
+class SqliteSide:
+    """Holds the folder's lock. Made by `source` or `target`."""
+
+    def __init__(self, folder: Folder, connection: apsw.Connection) -> None:
+        self._folder = folder
+        self._connection: apsw.Connection | None = connection
+        self.name = str(folder.path)
+        self.epoch = str(schema.read(connection, "epoch"))
+
+    @classmethod
+    def source(cls, path: Path) -> SqliteSide:
+        """Raises `StoreUnusable`; nothing is ever changed in a source."""
+        if not path.is_dir():
+            raise StoreUnusable(f"there is no data folder {path}")
+        return cls._open(path, lambda folder: open_to_look(folder.database, BUSY_TIMEOUT), cls._check_source)
+
+    @classmethod
+    def target(cls, path: Path) -> SqliteSide:
+        """Raises `StoreUnusable` if there's anything in it but the beginning of a migration."""
+
+        def look(folder: Folder) -> apsw.Connection:
+            if not folder.make_database_file():
+                looking = open_to_look(folder.database, BUSY_TIMEOUT)
+                try:
+                    version = schema.check(looking, unfinished=True)
+                    people = version and looking.execute("SELECT EXISTS (SELECT 1 FROM person)").get
+                    if version and people and schema.read(looking, "migration") is None:
+                        raise StoreUnusable(f"the data folder {path} isn't empty")
+                finally:
+                    looking.close()
+            return open_writer(folder.database, BUSY_TIMEOUT, "FULL")
+
+        return cls._open(
+            path, look, lambda connection: schema.migrate(connection, schema.check(connection, unfinished=True))
+        )
+
+    @classmethod
+    def _open(cls, path: Path, connect: Any, prepare: Any) -> SqliteSide:
+        folder = Folder(path)
+        try:
+            connection = connect(folder)
+            try:
+                prepare(connection)
+                return cls(folder, connection)
+            except BaseException:
+                connection.close(True)
+                raise
+        except BaseException as error:
+            folder.release()
+            if isinstance(error, apsw.Error | OSError):
+                raise StoreUnusable(f"the data folder {path} can't be used: {error}") from error
+            raise
+
+    @staticmethod
+    def _check_source(connection: apsw.Connection) -> None:
+        if schema.check(connection) != schema.VERSION:
+            raise StoreUnusable(f"{connection.filename} is older or empty: start this version's server on it once")
+
+    @property
+    def _open_connection(self) -> apsw.Connection:
+        assert self._connection is not None, "closed"
+        return self._connection
+
+    async def count(self, table: str) -> int:
+        return int(str(self._open_connection.execute(f"SELECT count(*) FROM {table}").get))
+
+    async def read(self, table: str, after: Cursor, limit: int) -> tuple[list[Row], Cursor]:
+        start = _START[table] if after is None else after
+        found: list[Any] = self._open_connection.execute(_READ[table], (*start, limit)).fetchall()
+        width = len(_START[table])
+        return [row[width:] for row in found], list(found[-1][:width]) if found else after
+
+    async def progress(self) -> Progress | None:
+        text = schema.read(self._open_connection, "migration")
+        return None if text is None else msgspec.json.decode(str(text), type=Progress)
+
+    async def write(self, table: str, rows: Sequence[Row], progress: Progress) -> None:
+        connection = self._open_connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # A person's version is that of their last change; SQLite's store reads it from there.
+            connection.executemany(_WRITE[table], [row[:3] for row in rows] if table == "person" else rows)
+            schema.write(connection, "migration", msgspec.json.encode(progress).decode())
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    async def finish(self, epoch: str) -> None:
+        connection = self._open_connection
+        incarnation = schema.new_token()
+        connection.execute("BEGIN IMMEDIATE")
+        schema.write(connection, "epoch", epoch)
+        schema.write(connection, "incarnation", incarnation)
+        connection.execute("DELETE FROM meta WHERE name = 'migration'")
+        connection.execute("COMMIT")
+        self._connection = None
+        connection.close()
+        # As after a clean stop: the first start finds the epoch that clients know.
+        self._folder.claim()
+        self._folder.write_mark(incarnation, clean=True)
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close(True)
+            self._connection = None
+        self._folder.release()
