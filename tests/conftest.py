@@ -177,3 +177,10 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A real nats-server, one for the whole run: no test may harm it."""
     with NatsServer(tmp_path_factory.mktemp("nats")) as server:
         yield server
+
+
+@pytest.fixture
+def own_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A server that the test may kill."""
+    with NatsServer(tmp_path_factory.mktemp("own-nats")) as server:
+        yield server

@@ -45,7 +45,8 @@ FLOORS: Final = {
     ),
     "backends": floor(ours="domain store bus settings setting_texts"),
     "migration": floor(ours="domain store setting_texts"),
-    "cli": floor(ours="settings setting_texts main migration"),
+    "doctor": floor(ours="domain store bus settings"),
+    "cli": floor(ours="settings setting_texts main migration doctor"),
     "__init__": floor(),
     "__main__": floor(ours="cli"),
 }

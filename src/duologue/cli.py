@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, get_type_hints
 
-from duologue import __version__, migration
+from duologue import __version__, doctor, migration
 from duologue import main as server
 from duologue import settings as known
 from duologue.setting_texts import without_password
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "config":
             print(_as_json(loaded) if as_json else _as_table(loaded), flush=True)
             return 0
-        return server.run(loaded.settings)
+        return doctor.run(loaded.settings) if command == "doctor" else server.run(loaded.settings)
 
     return _refusing(act)
 
@@ -85,6 +85,13 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     config.add_argument("--json", action="store_true", default=False, help="as JSON, for programs")
+    examine = commands.add_parser(
+        "doctor",
+        help="say whether the database, the bus or the data folder can keep what is promised",
+        description="Look at what the same flags, environment and file would have `duologue serve` use. Changes nothing. "
+        "The exit code is 1 if there is a problem.",
+        argument_default=argparse.SUPPRESS,
+    )
     migrate = commands.add_parser(
         "migrate",
         help="bring everything from a data folder to a PostgreSQL database, or back",
@@ -93,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     migrate.add_argument("source", metavar="SOURCE", help="a data folder, or postgresql://user:password@host/name")
     migrate.add_argument("target", metavar="TARGET", help="the other kind of the two")
-    for each in (serve, config):
+    for each in (serve, config, examine):
         each.add_argument(
             "--config",
             metavar="FILE",

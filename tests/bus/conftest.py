@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
-import pytest
-
-from cluster.nats import NatsServer
 from duologue.bus.local import LocalBus
 from duologue.bus.nats import NatsBus
 
@@ -52,10 +49,3 @@ class Node:
     def _receive(self, user: str, version: int, packet: bytes, exclude: str, announcement: bool) -> None:
         self.got.append(Got(user, version, packet, exclude, announcement))
         self._news.set()
-
-
-@pytest.fixture
-def own_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """A server that the test may kill."""
-    with NatsServer(tmp_path_factory.mktemp("own-nats")) as server:
-        yield server

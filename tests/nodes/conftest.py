@@ -31,10 +31,3 @@ def three(fleet: Fleet, database: str, nats: NatsServer) -> Fleet:
     for _ in range(3):
         fleet.add(database, nats.url)
     return fleet.start()
-
-
-@pytest.fixture
-def own_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """A server that the test may kill."""
-    with NatsServer(tmp_path_factory.mktemp("own-nats")) as server:
-        yield server
