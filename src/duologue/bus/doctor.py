@@ -42,7 +42,9 @@ async def _examine(server: str, place: int) -> Finding:
             subject,
             f"max_payload is {largest:,}: long messages arrive late; raise it to {SMALLEST_PAYLOAD:,}",
         )
-    return Finding(Level.OK, subject, f"NATS {version}, {took * 1000:.1f} ms away")
+    return Finding(
+        Level.OK, subject, f"NATS {version.major}.{version.minor}.{version.patch}, {took * 1000:.1f} ms away"
+    )
 
 
 async def _quiet(_: Exception) -> None:

@@ -38,7 +38,7 @@ async def examine(url: str) -> list[Finding]:
     try:
         settings = {row[0]: row[1] for row in await connection.fetch(_SETTINGS)}
         return [
-            _version(connection),
+            await _version(connection),
             await _schema(connection),
             *_durability(settings),
             await _standby(connection, settings),
@@ -50,11 +50,11 @@ async def examine(url: str) -> list[Finding]:
         connection.terminate()
 
 
-def _version(connection: Connection) -> Finding:
-    number = connection.get_server_version()
-    if number.major * 10_000 < schema.OLDEST_SERVER:
-        return Finding(Level.PROBLEM, "database", f"PostgreSQL {number.major}.{number.minor}: 15 or newer is needed")
-    return Finding(Level.OK, "database", f"PostgreSQL {number.major}.{number.minor}")
+async def _version(connection: Connection) -> Finding:
+    words = f"PostgreSQL {str(await connection.fetchval('SHOW server_version')).split(' ')[0]}"
+    if connection.get_server_version().major * 10_000 < schema.OLDEST_SERVER:
+        return Finding(Level.PROBLEM, "database", f"{words}: 15 or newer is needed")
+    return Finding(Level.OK, "database", words)
 
 
 async def _schema(connection: Connection) -> Finding:
