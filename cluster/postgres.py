@@ -190,16 +190,21 @@ class Postgres:
 
     def _signal(self, number: int) -> None:
         """To all processes of the server."""
-        if self._process is not None:
-            group = self._process.pid
-            for entry in Path("/proc").iterdir():
-                if entry.name.isdigit() and _parent(entry) == group:
-                    _send(int(entry.name), number)
-            _send(group, number)
+        for pid in self._pids():
+            _send(pid, number)
+
+    def _pids(self) -> list[int]:
+        """Children first."""
+        if self._process is None:
+            return []
+        parent = self._process.pid
+        entries = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
+        return [*(int(entry.name) for entry in entries if _parent(entry) == parent), parent]
 
     def _end(self, number: int) -> None:
         if self._process is None:
             return
+        pids = self._pids()
         if number == signal.SIGKILL:
             self._signal(number)
         else:
@@ -210,6 +215,10 @@ class Postgres:
             self._signal(signal.SIGKILL)
             raise PostgresFailed(f"PostgreSQL did not end:\n{self.log}") from None
         self._process = None
+        # Its children are gone a moment later; until then a new server finds their shared memory in use.
+        deadline = time.monotonic() + TIMEOUT
+        while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+            time.sleep(PACE)
 
     def _run(self, program: str, *arguments: str) -> str:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,11 @@ class Fleet:
             list(threads.map(lambda node: node.start(), wanted))
         return self
 
+    def stop(self) -> None:
+        """Before what they stand on goes away."""
+        with ThreadPoolExecutor(len(self.nodes)) as threads:
+            list(threads.map(lambda node: node.stop(), self.nodes))
+
     @property
     def url(self) -> str:
         return self._rng.choice([node for node in self.nodes if node.alive] or self.nodes).url
@@ -59,7 +65,11 @@ class RoamingClient(ChatClient):
         return await super().connect(timeout)
 
 
-async def talk_through(fleet: Fleet, rng: random.Random, *troubles: Callable[[], object]) -> None:
+Trouble = Callable[[], object]
+"""Called in a thread, or awaited if it's a coroutine function."""
+
+
+async def talk_through(fleet: Fleet, rng: random.Random, *troubles: Trouble) -> None:
     """Let people talk on all nodes, and let each of the troubles happen amid it; then judge everything."""
     talk = Talk(fleet.client, rng)
     await talk.begin()
@@ -67,7 +77,7 @@ async def talk_through(fleet: Fleet, rng: random.Random, *troubles: Callable[[],
     for trouble in troubles:
         async with asyncio.timeout(TROUBLE):
             await talk.record.acknowledged(rng.randrange(20, 120))
-            await asyncio.to_thread(trouble)
+            await (trouble() if inspect.iscoroutinefunction(trouble) else asyncio.to_thread(trouble))
             await talk.record.acknowledged(20)
         assert not talking.done()
     async with asyncio.timeout(TROUBLE):

@@ -3,14 +3,16 @@ reordered. The short form; `make torture` does the same for longer."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
 
 from cluster.nats import NatsServer
-from cluster.postgres import Postgres
+from cluster.postgres import DATABASE, HOST, USER, Postgres
 from tests.nodes.fleet import Fleet, talk_through
 from tests.support.process import ServerProcess
+from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(240)]
 
@@ -76,3 +78,58 @@ async def test_a_node_that_stands_still(three: Fleet, rng: random.Random) -> Non
     """It may have locks, and has people who wait for it."""
     node = rng.choice(three.nodes)
     await talk_through(three, rng, node.suspend, node.resume)
+
+
+async def _cut_off(fleet: Fleet, rng: random.Random, proxy: Proxy) -> None:
+    """Swallow everything both ways, with no word to either side, and heal it again."""
+
+    async def part() -> None:
+        proxy.to_server.swallow = proxy.to_client.swallow = True
+
+    async def heal() -> None:
+        proxy.heal()
+        await proxy.cut()
+
+    await talk_through(fleet, rng, part, heal, part, heal)
+
+
+async def test_a_node_that_is_cut_off_from_the_bus(
+    fleet: Fleet, database: str, nats: NatsServer, rng: random.Random
+) -> None:
+    """F19. It notices by the silence, and reads the store meanwhile."""
+    async with Proxy(nats.port) as proxy:
+        fleet.add(database, nats.url)
+        fleet.add(database, proxy.url.replace("http", "nats"))
+        await asyncio.to_thread(fleet.start)
+        await _cut_off(fleet, rng, proxy)
+        await asyncio.to_thread(fleet.stop)
+
+
+async def test_a_node_that_is_cut_off_from_the_database(
+    fleet: Fleet, database: str, postgres: Postgres, nats: NatsServer, rng: random.Random
+) -> None:
+    """F19. The database ends what it has begun, so that it holds up nobody else; its own people get what they're owed when it's
+    healed, or at another node."""
+    async with Proxy(postgres.port) as proxy:
+        fleet.add(database, nats.url)
+        fleet.add(database.replace(str(postgres.port), str(proxy.port)), nats.url)
+        await asyncio.to_thread(fleet.start)
+        await _cut_off(fleet, rng, proxy)
+        await asyncio.to_thread(fleet.stop)
+
+
+async def test_a_failover_of_the_database(
+    fleet: Fleet, own_postgres: Postgres, standby_postgres: Postgres, nats: NatsServer, rng: random.Random
+) -> None:
+    """F20. To a synchronous standby, under load."""
+    own_postgres.set(synchronous_standby_names="*")
+    hosts = f"{HOST}:{own_postgres.port},{HOST}:{standby_postgres.port}"
+    for _ in range(2):
+        fleet.add(f"postgresql://{USER}@{hosts}/{DATABASE}", nats.url)
+    fleet.start()
+
+    def fail_over() -> None:
+        own_postgres.kill()
+        standby_postgres.promote()
+
+    await talk_through(fleet, rng, fail_over)

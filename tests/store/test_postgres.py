@@ -14,6 +14,7 @@ from cluster.postgres import DATABASE, HOST, USER, Postgres
 from duologue.domain.errors import StoreUnusable
 from duologue.domain.model import User
 from duologue.domain.ports import PendingMessage
+from duologue.store.postgres import schema
 from duologue.store.postgres.connection import connect
 from tests.support.proxy import Proxy
 
@@ -240,3 +241,51 @@ async def test_nodes_that_start_at_the_same_time_make_one_schema(postgres: Postg
             assert len({bench.store.epoch for bench in benches}) == 1
             for bench in benches:
                 await bench.close()
+
+
+async def test_nodes_of_two_adjacent_schema_versions_run_side_by_side(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rolling upgrade: the first new node changes the schema while old ones go on, and can even be started again."""
+    async with nodes(database, 1) as (old,):
+        await old.send(ANN, BOB, "before")
+        new = Bench(database)
+        with monkeypatch.context() as next_version:
+            number = schema.VERSION + 1
+            added = "ALTER TABLE duologue.message ADD COLUMN edited bigint; CREATE INDEX ON duologue.message (edited)"
+            files = [*schema._files(), (number, added)]
+            next_version.setattr(schema, "_files", lambda: files)
+            next_version.setattr(schema, "VERSION", number)
+            next_version.setitem(schema.OLDEST_READERS, number, schema.VERSION - 1)
+            await new.open()
+        sent = [await each.send(ANN, BOB, "side by side") for each in (old, new, old, new)]
+        assert [message.seq for message in sent] == [2, 3, 4, 5]
+        await old.close()
+        await old.open()
+        assert (await old.send(BOB, ANN, "started again")).seq == 6
+        page = await old.store.sync(BOB.id, 0, None, 50, 50, 500)
+        assert [message.seq for message in page.conversations[0].messages] == [1, 2, 3, 4, 5, 6]
+        await new.close()
+
+
+async def test_a_change_of_the_schema_waits_for_no_long_transaction(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every statement after it would wait behind it: it gives up, and so does the start."""
+    async with nodes(database, 1) as (old,), session(database) as reader:
+        await reader.execute("SET idle_in_transaction_session_timeout = 0")
+        await reader.execute("BEGIN")
+        await reader.execute("SELECT count(*) FROM duologue.message")
+        new = Bench(database)
+        with monkeypatch.context() as next_version:
+            number = schema.VERSION + 1
+            files = [*schema._files(), (number, "ALTER TABLE duologue.message ADD COLUMN edited bigint")]
+            next_version.setattr(schema, "_files", lambda: files)
+            next_version.setattr(schema, "VERSION", number)
+            next_version.setitem(schema.OLDEST_READERS, number, schema.VERSION - 1)
+            with pytest.raises(StoreUnusable, match="lock timeout"):
+                await new.open()
+            await reader.execute("COMMIT")
+            await new.open()
+            await new.close()
+        assert (await old.send(ANN, BOB)).failure is None
