@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
+
+import pytest
+import uvloop
 
 from duologue.bus.local import LocalBus
 from duologue.bus.nats import NatsBus
@@ -22,6 +25,12 @@ class Got(NamedTuple):
     announcement: bool = False
 
 
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The contract holds on both loops; the rest runs on the one that the server has."""
+    loops = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+    return loops if item.path.name == "test_contract.py" else {"uvloop": uvloop.new_event_loop}
+
+
 class Node:
     """One node's end of a bus."""
 
@@ -30,7 +39,11 @@ class Node:
         self.got: list[Got] = []
         self.topics: list[tuple[str, bytes]] = []
         self._news = asyncio.Event()
-        bus.connect(self._receive)
+        bus.connect(self.receive)
+
+    def receive(self, user: str, version: int, packet: bytes, exclude: str, announcement: bool) -> None:
+        self.got.append(Got(user, version, packet, exclude, announcement))
+        self._news.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -49,3 +62,10 @@ class Node:
     def _receive(self, user: str, version: int, packet: bytes, exclude: str, announcement: bool) -> None:
         self.got.append(Got(user, version, packet, exclude, announcement))
         self._news.set()
+
+
+async def until_said(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    """Wait until the log has the text."""
+    async with asyncio.timeout(PATIENCE):
+        while text not in caplog.text:
+            await asyncio.sleep(0.02)

@@ -14,6 +14,7 @@ import pytest
 
 from cluster.nats import NatsServer
 from duologue.bus import nats as bus_module
+from duologue.bus import nats_link as link_module
 from duologue.bus.nats import NatsBus
 from tests.support.proxy import Proxy
 
@@ -92,7 +93,8 @@ async def test_a_server_that_is_away_at_the_start_is_found_later(
 
 
 async def test_a_silent_server_is_given_up_and_taken_back(nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bus_module, "PING_INTERVAL", 0.2)
+    monkeypatch.setattr(link_module, "PING_INTERVAL", 0.2)
+    monkeypatch.setattr(link_module, "SILENCE", 0.5)
     async with Proxy(nats.port) as proxy, nodes(proxy.url.replace("http", "nats"), nats.url) as (here, there):
         there.bus.subscribe(BOB)
         here.bus.subscribe(ANN)

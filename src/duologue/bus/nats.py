@@ -10,45 +10,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import struct
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import nats
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from duologue.bus.nats_link import Inbox, Link, LinkFailed
 from duologue.bus.topics import Topics
 from duologue.domain.ports import Receiver, TopicReceiver
 
 MAX_OUTBOX: Final = 8_000_000
 """Bytes of publications that wait to be written; beyond that they are dropped and counted."""
 
-MAX_PENDING: Final = 2_000_000
-"""Bytes that nats-py may hold for a server that reads slowly, before our outbox has to wait."""
-
-CONNECT_TIMEOUT: Final = 2
-"""Seconds for one attempt to connect to one server."""
-
 START_TIMEOUT: Final = 3.0
 """Seconds that a start waits for NATS; then the node serves without it and goes on trying."""
 
-RECONNECT_PAUSE: Final = 1
-"""Seconds between two attempts at the same server."""
+RECONNECT_PAUSE: Final = 1.0
+"""Seconds, at most, between two rounds of the servers; drawn by chance, so that nodes don't come back all at once."""
 
-PING_INTERVAL: Final = 3
-MAX_OUTSTANDING_PINGS: Final = 2
-"""A server that is silent for three intervals is given up."""
-
-WRITE_PAUSE: Final = 0.2
-"""Seconds after a failure of the connection before it's written to again."""
-
-SETTLE_TIMEOUT: Final = 3
-"""Seconds that NATS may take to confirm subscriptions; then the caller goes on as if it were out of reach."""
+SETTLE_TIMEOUT: Final = 10.0
+"""Seconds that NATS may take to confirm subscriptions, longer than to notice that it's away; then the caller goes on as if it
+were out of reach."""
 
 CLOSE_TIMEOUT: Final = 2.0
-"""Seconds to say goodbye."""
+"""Seconds to write what waits before the connection is closed."""
 
 _HEAD = struct.Struct("!QBB")
 """Version, flags, length of the socket's id that is excluded. The id and then the packet follow."""
@@ -56,21 +46,6 @@ _HEAD = struct.Struct("!QBB")
 _ANNOUNCEMENT: Final = 1
 
 _log = logging.getLogger(__name__)
-
-
-class _Inbox:
-    """Takes the place of a subscription's queue and hands each message on at once.
-
-    nats-py gives every subscription a queue, and one with a callback a task as well: ten times the memory, and three times
-    the time for a message (docs/decisions/bus-nats.md). The queue's attribute is private, so nats-py is pinned to a minor
-    version, and the contract tests would show a change.
-    """
-
-    def __init__(self, take: Callable[[Msg], None]) -> None:
-        self.put_nowait = take
-
-    def qsize(self) -> int:
-        return 0
 
 
 class NatsBus:
@@ -84,14 +59,15 @@ class NatsBus:
         self._servers = servers
         self._prefix = f"duologue.{namespace}."
         self._on_change = on_change
-        self._client = Client()
+        self._link: Link | None = None
         self._receiver: Receiver | None = None
         self._sockets: dict[str, int] = {}
         self._topics = Topics()
         self._subscriptions: dict[str, Subscription] = {}
+        """Those of the present connection."""
         self._stale: dict[str, None] = {}
         """Subjects whose subscription may have to be made or ended, in the order in which they changed."""
-        self._outbox: list[tuple[str, bytes]] = []
+        self._outbox: deque[tuple[str, bytes]] = deque()
         self._outbox_bytes = 0
         self._asking: list[asyncio.Future[None]] = []
         """Who waits for subscriptions that have still to be written."""
@@ -99,10 +75,13 @@ class NatsBus:
         """Who waits for NATS to confirm what was written."""
         self._work = asyncio.Event()
         self._written = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._user_inbox = _Inbox(self._take_publication)
-        self._topic_inbox = _Inbox(self._take_topic)
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._user_inbox = Inbox(self._take_publication)
+        self._topic_inbox = Inbox(self._take_topic)
         self._dropping = False
+        self._told = False
+        """Whether the log says that NATS is away."""
         self.healthy = False
         self.dropped = 0
         """Publications for other nodes that were dropped: NATS was away or too slow, or they were too large for it."""
@@ -115,32 +94,23 @@ class NatsBus:
 
     async def start(self) -> None:
         """Connect; without success within `START_TIMEOUT` go on trying in the background."""
-        loop = asyncio.get_running_loop()
-        connecting = loop.create_task(self._connect(), name="bus connection")
-        self._tasks = [
-            connecting,
-            loop.create_task(self._write(), name="bus writer"),
-            loop.create_task(self._confirm(), name="bus confirmation"),
-        ]
-        for task in self._tasks:
-            task.add_done_callback(_ended)
-        await asyncio.wait([connecting], timeout=START_TIMEOUT)
-        if not self.healthy:
-            _log.warning("NATS can't be reached yet: this node serves its own connections and goes on trying")
+        self._task = asyncio.create_task(self._run(), name="bus")
+        self._task.add_done_callback(_ended)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_TIMEOUT):
+                await self._arrived.wait()
 
     async def close(self) -> None:
         """Write what waits and leave, in bounded time."""
-        with contextlib.suppress(TimeoutError, nats.errors.Error, OSError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                if self.healthy:
+                while self._outbox and self.healthy:
                     await self.settled()
-                    await self._client.flush()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(TimeoutError, nats.errors.Error, OSError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._client.close()
+                await self.settled()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
 
     # The port
 
@@ -159,11 +129,11 @@ class NatsBus:
             self._change(f"u.{user}")
 
     async def settled(self) -> None:
-        if self.healthy:
+        if self._link is not None:
             future = asyncio.get_running_loop().create_future()
             self._asking.append(future)
             self._work.set()
-            await future
+            await asyncio.wait([future], timeout=SETTLE_TIMEOUT)
 
     def wanted(self, user: str, besides: int = 0) -> bool:
         return self.healthy or self._sockets.get(user, 0) > besides
@@ -207,8 +177,9 @@ class NatsBus:
     # To NATS
 
     def _change(self, subject: str) -> None:
-        self._stale[subject] = None
-        self._work.set()
+        if self._link is not None:
+            self._stale[subject] = None
+            self._work.set()
 
     def _send(self, subject: str, data: bytes) -> None:
         if not self.healthy:
@@ -224,103 +195,125 @@ class NatsBus:
         self._outbox_bytes += len(data)
         self._work.set()
 
-    async def _write(self) -> None:
-        """Bring subscriptions and publications to NATS, for as long as the bus lives."""
+    async def _write(self, link: Link) -> None:
+        """Make all subscriptions, and then bring every change and every publication to NATS. Raises when that fails."""
+        await self._write_subscriptions(link)
+        await link.confirm()
+        self._came()
         while True:
             await self._work.wait()
             self._work.clear()
-            if not self.healthy:
-                continue  # `_came` rings again
-            asking, self._asking = self._asking, []
-            outbox, self._outbox, self._outbox_bytes, self._dropping = self._outbox, [], 0, False
-            try:
-                await self._write_subscriptions()
-                for subject, data in outbox:
-                    await self._publish(subject, data)
-            except (nats.errors.Error, OSError) as error:
-                # Away, most likely, which nats-py will find out; a hint that's lost is made up for by the store.
-                _log.debug("writing to NATS failed: %r", error)
-                await asyncio.sleep(WRITE_PAUSE)
-                self._work.set()
-            self._confirming += asking
-            self._written.set()
+            asking = len(self._asking)
+            await self._write_subscriptions(link)
+            if asking:
+                self._confirming += self._asking[:asking]
+                del self._asking[:asking]
+                self._written.set()
+            for _ in range(len(self._outbox)):
+                await self._write_publication(link)
+            self._dropping = self._dropping and bool(self._outbox)
 
-    async def _write_subscriptions(self) -> None:
+    async def _write_subscriptions(self, link: Link) -> None:
         while self._stale:
             subject = next(iter(self._stale))
+            del self._stale[subject]
             kind, _, name = subject.partition(".")
             wanted = name in (self._sockets if kind == "u" else self._topics)
             subscription = self._subscriptions.get(subject)
-            del self._stale[subject]
             if wanted and subscription is None:
-                # Nothing is ever taken from the queue, so nats-py must not count what goes in.
-                try:
-                    subscription = await self._client.subscribe(self._prefix + subject, pending_bytes_limit=0)
-                except BaseException:
-                    self._stale[subject] = None
-                    raise
-                inbox: Any = self._user_inbox if kind == "u" else self._topic_inbox
-                subscription._pending_queue = inbox
-                subscription._message_iterator = None  # which has the queue, too
-                self._subscriptions[subject] = subscription
+                inbox = self._user_inbox if kind == "u" else self._topic_inbox
+                self._subscriptions[subject] = await link.subscribe(self._prefix + subject, inbox)
             elif not wanted and subscription is not None:
                 del self._subscriptions[subject]
-                await subscription.unsubscribe()
+                await link.unsubscribe(subscription)
+            if link.full:
+                await link.confirm()
 
-    async def _publish(self, subject: str, data: bytes) -> None:
-        try:
-            await self._client.publish(self._prefix + subject, data)
-        except nats.errors.MaxPayloadError:
+    async def _write_publication(self, link: Link) -> None:
+        subject, data = self._outbox.popleft()
+        self._outbox_bytes -= len(data)
+        if not await link.publish(self._prefix + subject, data):
             self.dropped += 1
             _log.warning("a publication of %d bytes is larger than NATS allows (its max_payload)", len(data))
+        if link.full:
+            await link.confirm()
 
-    async def _confirm(self) -> None:
+    async def _confirm(self, link: Link) -> None:
         """Ask NATS for what was written, once for all who wait."""
         while True:
             await self._written.wait()
             self._written.clear()
-            waiting, self._confirming = self._confirming, []
-            if waiting and self.healthy:
-                try:
-                    await self._client.flush(SETTLE_TIMEOUT)
-                except (nats.errors.Error, TimeoutError, OSError) as error:
-                    _log.debug("NATS did not confirm subscriptions: %r", error)
-            _release(waiting)
+            count = len(self._confirming)
+            await link.confirm()
+            _release(self._confirming[:count])
+            del self._confirming[:count]
 
     # The connection
 
-    async def _connect(self) -> None:
-        await self._client.connect(
-            servers=self._servers,
-            name="duologue",
-            no_echo=True,
-            connect_timeout=CONNECT_TIMEOUT,
-            reconnect_time_wait=RECONNECT_PAUSE,
-            max_reconnect_attempts=-1,
-            ping_interval=PING_INTERVAL,
-            max_outstanding_pings=MAX_OUTSTANDING_PINGS,
-            pending_size=MAX_PENDING,
-            error_cb=_noted,
-            disconnected_cb=self._went,
-            reconnected_cb=self._came,
-        )
-        await self._came()
+    async def _run(self) -> None:
+        """One connection after the other, for as long as the bus lives."""
+        while True:
+            link = await self._open()
+            if link is not None:
+                await self._serve(link)
+            await asyncio.sleep(RECONNECT_PAUSE * random.uniform(0.1, 1))
 
-    async def _came(self) -> None:
-        if not self.healthy:
-            self.healthy = True
-            _log.info("connected to NATS")
-            self._work.set()
-            self._on_change(True)
+    async def _open(self) -> Link | None:
+        """A connection to any of the servers, in an order drawn by chance."""
+        trouble = ""
+        for url in random.sample(self._servers, len(self._servers)):
+            try:
+                return await Link.open(url)
+            except LinkFailed as failure:
+                trouble = str(failure)
+        if not self._told:
+            self._told = True
+            _log.warning("NATS can't be reached, this node serves its own connections and goes on trying: %s", trouble)
+        return None
 
-    async def _went(self) -> None:
+    async def _serve(self, link: Link) -> None:
+        """Use the connection until it ends, and leave nothing of it behind."""
+        self._link = link
+        self._subscriptions = {}
+        self._stale = dict.fromkeys([*(f"u.{user}" for user in self._sockets), *(f"t.{each}" for each in self._topics)])
+        tasks = [
+            asyncio.create_task(link.watch(), name="bus watch"),
+            asyncio.create_task(self._write(link), name="bus writer"),
+            asyncio.create_task(self._confirm(link), name="bus confirmation"),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._went(link)
+            await link.close()  # first, see `Link.watch`
+            for task in tasks:
+                task.cancel()
+            for end in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(end, Exception) and not isinstance(end, nats.errors.Error | OSError):
+                    _log.error("the connection to NATS was given up", exc_info=end)
+
+    def _came(self) -> None:
+        self.healthy = True
+        self._told = False
+        _log.info("connected to NATS")
+        self._arrived.set()
+        self._on_change(True)
+
+    def _went(self, link: Link) -> None:
+        self._link = None
+        self._stale = {}
+        self.dropped += len(self._outbox)
+        self._outbox.clear()
+        self._outbox_bytes, self._dropping = 0, False
+        _release(self._asking)
+        _release(self._confirming)
+        self._asking, self._confirming = [], []
         if self.healthy:
             self.healthy = False
-            _log.warning("NATS is away: this node serves its own connections and reads the store for the rest")
-            self.dropped += len(self._outbox)
-            self._outbox, self._outbox_bytes = [], 0
-            _release(self._asking)
-            _release(self._confirming)
+            if self._task is not None and not self._task.cancelling():
+                self._told = True
+                trouble = link.trouble or "the connection was closed"
+                _log.warning("NATS is away, this node serves its own connections and goes on trying: %s", trouble)
             self._on_change(False)
 
 
@@ -328,13 +321,8 @@ def _release(waiting: list[asyncio.Future[None]]) -> None:
     for future in waiting:
         if not future.done():
             future.set_result(None)
-    waiting.clear()
-
-
-async def _noted(error: Exception) -> None:
-    _log.debug("NATS: %r", error)
 
 
 def _ended(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.critical("the task %r of the bus failed", task.get_name(), exc_info=error)
+        _log.critical("the bus failed", exc_info=error)

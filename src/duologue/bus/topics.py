@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from duologue.domain.ports import TopicReceiver
 
 
@@ -10,6 +12,9 @@ class Topics:
 
     def __init__(self) -> None:
         self._receivers: dict[str, TopicReceiver] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._receivers)
 
     def __contains__(self, pattern: str) -> bool:
         return pattern in self._receivers
