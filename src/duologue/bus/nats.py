@@ -215,19 +215,22 @@ class NatsBus:
 
     async def _write_subscriptions(self, link: Link) -> None:
         while self._stale:
-            subject = next(iter(self._stale))
-            del self._stale[subject]
-            kind, _, name = subject.partition(".")
-            wanted = name in (self._sockets if kind == "u" else self._topics)
-            subscription = self._subscriptions.get(subject)
-            if wanted and subscription is None:
-                inbox = self._user_inbox if kind == "u" else self._topic_inbox
-                self._subscriptions[subject] = await link.subscribe(self._prefix + subject, inbox)
-            elif not wanted and subscription is not None:
-                del self._subscriptions[subject]
-                await link.unsubscribe(subscription)
-            if link.full:
-                await link.confirm()
+            stale, self._stale = self._stale, {}  # if it fails, the next connection begins with all of them anyway
+            for subject in stale:
+                await self._write_subscription(link, subject)
+                if link.full:
+                    await link.confirm()
+
+    async def _write_subscription(self, link: Link, subject: str) -> None:
+        kind, _, name = subject.partition(".")
+        wanted = name in (self._sockets if kind == "u" else self._topics)
+        subscription = self._subscriptions.get(subject)
+        if wanted and subscription is None:
+            inbox = self._user_inbox if kind == "u" else self._topic_inbox
+            self._subscriptions[subject] = await link.subscribe(self._prefix + subject, inbox)
+        elif not wanted and subscription is not None:
+            del self._subscriptions[subject]
+            await link.unsubscribe(subscription)
 
     async def _write_publication(self, link: Link) -> None:
         subject, data = self._outbox.popleft()

@@ -27,8 +27,9 @@ PING_INTERVAL: Final = 3.0
 SILENCE: Final = 4.0
 """Seconds that an answer may take. A server that falls silent is noticed within this and `PING_INTERVAL`."""
 
-WINDOW: Final = 1_000_000
-"""Bytes that may be written beyond what the server has confirmed: what nats-py and the kernel can come to hold for it."""
+WINDOW: Final = 250_000
+"""Bytes that may be written beyond what the server has confirmed: what nats-py and the kernel can come to hold for it, and what
+is written in one turn of the loop (about 20 ms)."""
 
 GOODBYE: Final = 1.0
 """Seconds that nats-py may take to clear up."""
