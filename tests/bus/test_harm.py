@@ -162,6 +162,27 @@ async def test_back_means_that_every_subscription_is_in_effect(own_nats: NatsSer
         assert await there.until_got(MANY) == [Got(user, 2, b"x") for user in users]
 
 
+async def test_a_node_that_could_not_publish_makes_the_others_compare(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_module, "LOSS_PAUSE", 0.02)
+    async with Proxy(nats.port) as proxy, nodes(through(proxy), nats.url) as (here, there):
+        told = asyncio.Event()
+        nats_bus(there)._on_change = lambda healthy: told.set()
+        await proxy.refuse()
+        await until_healthy(here, healthy=False)
+        here.bus.publish(BOB, 1, b"lost")
+        assert not told.is_set()
+        await proxy.accept()
+        async with asyncio.timeout(PATIENCE):
+            await told.wait()
+        assert nats_bus(there).healthy
+        told.clear()
+        here.bus.publish(BOB, 1, b"x" * 2_000_000)  # too large
+        async with asyncio.timeout(PATIENCE):
+            await told.wait()
+
+
 async def test_who_comes_and_goes_while_nats_is_away_leaves_nothing(own_nats: NatsServer) -> None:
     async with nodes(own_nats.url) as (node,):
         await asyncio.to_thread(own_nats.kill)

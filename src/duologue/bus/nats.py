@@ -37,6 +37,9 @@ SETTLE_TIMEOUT: Final = 10.0
 """Seconds that NATS may take to confirm subscriptions, longer than to notice that it's away; then the caller goes on as if it
 were out of reach."""
 
+LOSS_PAUSE: Final = 1.0
+"""Seconds, at least, between two times that a node tells the others that publications of its own were lost."""
+
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds to write what waits before the connection is closed."""
 
@@ -45,6 +48,10 @@ _HEAD = struct.Struct("!QBB")
 
 _ANNOUNCEMENT: Final = 1
 
+_LOSS: Final = "lost"
+"""The subject on which nodes say that publications of theirs were lost. Without it the others, who may not have noticed
+anything, would find out only when they next compare by themselves."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +59,8 @@ class NatsBus:
     """Implements `duologue.domain.ports.Bus`.
 
     `servers` are URLs, nats:// or tls://, with credentials if need be. Nodes of one `namespace` hear each other. `on_change` is
-    called with True when NATS is there (again) and with False when it went away.
+    called with False when NATS went away, and with True when it is there (again) and whenever another node says that
+    publications of its own were lost: then what this node knows has to be compared with the store.
     """
 
     def __init__(self, servers: list[str], namespace: str, on_change: Callable[[bool], None] = lambda _: None) -> None:
@@ -76,9 +84,12 @@ class NatsBus:
         self._work = asyncio.Event()
         self._written = asyncio.Event()
         self._arrived = asyncio.Event()
+        self._lost = asyncio.Event()
+        """The other nodes have to be told that publications of this one did not reach them."""
         self._task: asyncio.Task[None] | None = None
         self._user_inbox = Inbox(self._take_publication)
         self._topic_inbox = Inbox(self._take_topic)
+        self._loss_inbox = Inbox(self._take_loss)
         self._dropping = False
         self._told = False
         """Whether the log says that NATS is away."""
@@ -174,6 +185,10 @@ class NatsBus:
     def _take_topic(self, message: Msg) -> None:
         self._topics.deliver(message.subject[len(self._prefix) + 2 :], message.data)
 
+    def _take_loss(self, _: Msg) -> None:
+        if self.healthy:
+            self._on_change(True)
+
     # To NATS
 
     def _change(self, subject: str) -> None:
@@ -183,10 +198,10 @@ class NatsBus:
 
     def _send(self, subject: str, data: bytes) -> None:
         if not self.healthy:
-            self.dropped += 1
+            self._drop()
             return
         if self._outbox_bytes + len(data) > MAX_OUTBOX:
-            self.dropped += 1
+            self._drop()
             if not self._dropping:
                 self._dropping = True
                 _log.warning("NATS is too slow: %d bytes wait for it, further publications are dropped", MAX_OUTBOX)
@@ -195,8 +210,13 @@ class NatsBus:
         self._outbox_bytes += len(data)
         self._work.set()
 
+    def _drop(self) -> None:
+        self.dropped += 1
+        self._lost.set()
+
     async def _write(self, link: Link) -> None:
         """Make all subscriptions, and then bring every change and every publication to NATS. Raises when that fails."""
+        await link.subscribe(self._prefix + _LOSS, self._loss_inbox)
         await self._write_subscriptions(link)
         await link.confirm()
         self._came()
@@ -236,7 +256,7 @@ class NatsBus:
         subject, data = self._outbox.popleft()
         self._outbox_bytes -= len(data)
         if not await link.publish(self._prefix + subject, data):
-            self.dropped += 1
+            self._drop()
             _log.warning("a publication of %d bytes is larger than NATS allows (its max_payload)", len(data))
         if link.full:
             await link.confirm()
@@ -250,6 +270,15 @@ class NatsBus:
             await link.confirm()
             _release(self._confirming[:count])
             del self._confirming[:count]
+
+    async def _tell_losses(self, link: Link) -> None:
+        """Tell the other nodes, not too often."""
+        await self._arrived.wait()
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            await link.publish(self._prefix + _LOSS, b"")
+            await asyncio.sleep(LOSS_PAUSE)
 
     # The connection
 
@@ -283,6 +312,7 @@ class NatsBus:
             asyncio.create_task(link.watch(), name="bus watch"),
             asyncio.create_task(self._write(link), name="bus writer"),
             asyncio.create_task(self._confirm(link), name="bus confirmation"),
+            asyncio.create_task(self._tell_losses(link), name="bus losses"),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -307,6 +337,8 @@ class NatsBus:
         self._stale = {}
         self.dropped += len(self._outbox)
         self._outbox.clear()
+        self._lost.set()  # of what was written nobody knows how far it came
+        self._arrived.clear()
         self._outbox_bytes, self._dropping = 0, False
         _release(self._asking)
         _release(self._confirming)
