@@ -59,10 +59,6 @@ class Node:
         self.topics.append((topic, data))
         self._news.set()
 
-    def _receive(self, user: str, version: int, packet: bytes, exclude: str, announcement: bool) -> None:
-        self.got.append(Got(user, version, packet, exclude, announcement))
-        self._news.set()
-
 
 async def until_said(caplog: pytest.LogCaptureFixture, text: str) -> None:
     """Wait until the log has the text."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import nats
 
-from duologue.bus.nats import CONNECT_TIMEOUT
+from duologue.bus.nats_link import CONNECT_TIMEOUT
 from duologue.domain.findings import Finding, Level
 
 TIMEOUT: Final = 5.0
