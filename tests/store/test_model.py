@@ -231,4 +231,4 @@ TestSqliteStore = SqliteMachine.TestCase
 
 def test_the_postgres_store(postgres: Postgres) -> None:
     # It calls what it is given without arguments, so a class is as good as a function that makes one.
-    run_state_machine_as_test(lambda: PostgresMachine(postgres), settings=_settings(15))  # type: ignore[arg-type]
+    run_state_machine_as_test(lambda: PostgresMachine(postgres), settings=_settings(10))  # type: ignore[arg-type]
