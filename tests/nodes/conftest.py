@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from cluster.nats import NatsServer
-from cluster.postgres import Postgres
 from tests.conftest import finish
 from tests.interop.conftest import start_puppet
 from tests.nodes.fleet import Fleet
@@ -16,10 +15,9 @@ __all__ = ["start_puppet"]
 
 
 @pytest.fixture
-def fleet(
-    tmp_path: Path, rng: random.Random, database: str, own_postgres: Postgres, own_nats: NatsServer
-) -> Iterator[Fleet]:
-    """No nodes yet; those that are added are stopped, and their logs judged, when the test ends, before their servers."""
+def fleet(tmp_path: Path, rng: random.Random, database: str) -> Iterator[Fleet]:
+    """No nodes yet; those that are added are stopped, and their logs judged, when the test ends. A test that has servers of
+    its own names them before the fleet, so that they end after it."""
     made = Fleet(tmp_path, rng)
     yield made
     finish(made.nodes)

@@ -153,7 +153,7 @@ async def _directory(url: str, *wanted: str) -> dict[str, dict[str, object]]:
         return {person["userID"]: person for person in page["people"] if person["userID"] in wanted}
 
 
-async def test_the_health_of_a_node_without_its_bus(fleet: Fleet, database: str, own_nats: NatsServer) -> None:
+async def test_the_health_of_a_node_without_its_bus(own_nats: NatsServer, fleet: Fleet, database: str) -> None:
 
     fleet.add(database, own_nats.url)
     fleet.start()

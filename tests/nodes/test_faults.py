@@ -28,7 +28,7 @@ async def test_nodes_that_are_killed(three: Fleet, rng: random.Random) -> None:
     await talk_through(three, rng, *[kill] * 6)
 
 
-async def test_a_bus_that_is_killed(fleet: Fleet, database: str, own_nats: NatsServer, rng: random.Random) -> None:
+async def test_a_bus_that_is_killed(own_nats: NatsServer, fleet: Fleet, database: str, rng: random.Random) -> None:
     """F18. The nodes read the store meanwhile."""
     for _ in range(2):
         fleet.add(database, own_nats.url)
@@ -37,7 +37,7 @@ async def test_a_bus_that_is_killed(fleet: Fleet, database: str, own_nats: NatsS
 
 
 async def test_a_database_that_is_killed(
-    fleet: Fleet, own_postgres: Postgres, nats: NatsServer, rng: random.Random
+    own_postgres: Postgres, fleet: Fleet, nats: NatsServer, rng: random.Random
 ) -> None:
     """F20."""
     for _ in range(2):
@@ -119,7 +119,7 @@ async def test_a_node_that_is_cut_off_from_the_database(
 
 
 async def test_a_failover_of_the_database(
-    fleet: Fleet, own_postgres: Postgres, standby_postgres: Postgres, nats: NatsServer, rng: random.Random
+    own_postgres: Postgres, standby_postgres: Postgres, fleet: Fleet, nats: NatsServer, rng: random.Random
 ) -> None:
     """F20. To a synchronous standby, under load."""
     own_postgres.set(synchronous_standby_names="*")
