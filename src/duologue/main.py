@@ -192,6 +192,8 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
 
     def bus_changed(healthy: bool) -> None:
         comparison.bus_changed(healthy)
+        if healthy:
+            gateway.presence.review()
 
     store = await open_store(settings, clock, sink, _stop_at_once, uvloop.new_event_loop)
     bus = open_bus(settings, store.epoch, bus_changed)

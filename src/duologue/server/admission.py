@@ -85,7 +85,7 @@ class Admission:
 
         page, reset = await read_fitting(read, sync_messages, sync_besides, limits.sync_total, limits.page_bytes)
         cursor = format_cursor(self._store.epoch, page.version)
-        is_online = await self._presence.sight([each.peer.id for each in page.conversations])
+        is_online = await self._presence.sight([each.peer.id for each in page.conversations], user.id)
 
         def frame() -> Frame:
             body = events.sync(page, cursor, reset, user, limits, is_online)
@@ -101,7 +101,7 @@ class Admission:
 
         roster = await read_fitting(read, roster_messages, roster_besides, limits.roster_total, limits.page_bytes)
 
-        is_online = await self._presence.sight([each.id for each, _ in roster.people])
+        is_online = await self._presence.sight([each.id for each, _ in roster.people], user.id)
 
         def frame() -> Frame:
             people = [events.roster_entry(each, is_online(each.id), messages) for each, messages in roster.people]

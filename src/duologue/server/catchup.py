@@ -35,7 +35,7 @@ class CatchUp:
             client.socket.close("it missed something")
             return
         page = await reading.missed(self._store, self._limits, client.user_id, client.version)
-        is_online = await self._presence.sight([each.peer.id for each in page.conversations])
+        is_online = await self._presence.sight([each.peer.id for each in page.conversations], client.user_id)
         if client.backlog is None:
             return
         if not page.known or page.next is not None or any(each.gap for each in page.conversations):

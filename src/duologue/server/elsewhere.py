@@ -4,6 +4,9 @@ A hint says of whom, never what: whoever hears it asks the registry, so that the
 whatever order the hints of a user who moves between nodes arrive. Hints go to the topic `p.<user>`, which a node subscribes
 to for those whom its clients watch, and as `p.*` for clients of the guide's form while everybody is announced to everybody.
 Beyond that the node where somebody comes or goes hints at them to each of their acquaintances, at `g.<acquaintance>`.
+
+A hint may be lost. Whenever the bus says that some may have been, or the registry has lost what it knew, everybody whom
+clients here show is compared with the registry, and whoever is found otherwise than was told last is told anew.
 """
 
 from __future__ import annotations
@@ -28,10 +31,14 @@ AT_ONCE: Final = 500
 MAX_LOOKS: Final = 100_000
 """Users who wait to be looked up; hints beyond that are dropped."""
 
+MAX_TOLD: Final = 100_000
+"""Users of whom it's remembered what was told last; of others it's told once more than need be."""
+
 RETRY_PAUSE: Final = 1.0
 """Seconds until what failed is tried again."""
 
-BEATS_PER_LEASE: Final = 3.0
+BEATS_PER_LEASE: Final = 3
+"""Signs of life in a lease. As often, at most, all who are shown here are compared with the registry."""
 
 EVERYBODY: Final = "p.*"
 
@@ -66,8 +73,12 @@ class Elsewhere:
         self._guides: dict[str, int] = {}
         """Users who are here with clients of the guide's form, and with how many."""
         self._follows_everybody = False
+        self._watched: set[str] = set()
+        self._told: OrderedDict[str, bool] = OrderedDict()
+        """Whether whoever shows a user here was told last that they're online."""
         self._wake_writer = asyncio.Event()
         self._wake_looker = asyncio.Event()
+        self._wake_reviewer = asyncio.Event()
 
     def connect(self, local: Local) -> None:
         """Called once, before anything else."""
@@ -92,11 +103,25 @@ class Elsewhere:
         """Those of the users who are connected to any node. Raises `Refusal(UNAVAILABLE)`."""
         return await self._registry.online(list(users))
 
+    def told(self, user_id: str, online: bool, reader: str) -> None:
+        """A client of the reader's was told that this user is online, or isn't. If the others here were told otherwise
+        one of them is wrong, and all are told again."""
+        if self._told.setdefault(user_id, online) != online:
+            self.look(user_id, reader)
+        elif len(self._told) > MAX_TOLD:
+            self._told.popitem(last=False)
+
+    def review(self) -> None:
+        """Hints may have been lost."""
+        self._wake_reviewer.set()
+
     def watch(self, user_id: str) -> None:
         """Somebody here is told of this user from now on."""
+        self._watched.add(user_id)
         self._bus.subscribe_topic(f"p.{user_id}", self._hint)
 
     def unwatch(self, user_id: str) -> None:
+        self._watched.discard(user_id)
         self._bus.unsubscribe_topic(f"p.{user_id}")
 
     def expect(self, user_id: str) -> None:
@@ -122,6 +147,7 @@ class Elsewhere:
             group.create_task(self._beat())
             group.create_task(self._write())
             group.create_task(self._look_up())
+            group.create_task(self._review())
 
     async def retire(self) -> None:
         """This node leaves; who comes back elsewhere within the grace was never away. Raises `Refusal`."""
@@ -147,6 +173,7 @@ class Elsewhere:
     async def _beat(self) -> None:
         """Give signs of life, and speak for nodes that give none any more."""
         failing = False
+        beats_until_review = 0
         while True:
             try:
                 changed = await self._registry.renew(list(self._local.here()))
@@ -165,6 +192,14 @@ class Elsewhere:
                 await self._write_last_seen(lost, max(changed.values()))
             self._moved.update(dict.fromkeys(changed))  # to be hinted at; it's no harm to write them down once more
             self._wake_writer.set()
+            if 0 in changed.values():
+                # Perhaps the registry has lost everything: the others are there again within a lease, or are gone, and
+                # then nobody else will say so.
+                beats_until_review = BEATS_PER_LEASE + 1
+            if beats_until_review:
+                beats_until_review -= 1
+                if not beats_until_review:
+                    self.review()
             await asyncio.sleep(self._limits.presence_lease / BEATS_PER_LEASE)
 
     async def _write_last_seen(self, users: list[str], at: int) -> None:
@@ -222,4 +257,44 @@ class Elsewhere:
                 for person in people:
                     user = person.user
                     # One who came here while we asked is written down later, and is hinted at again then.
-                    self._local.tell(user, user.id in online or user.id in self._local.here(), wanted[user.id])
+                    is_online = user.id in online or user.id in self._local.here()
+                    self._told[user.id] = is_online
+                    if len(self._told) > MAX_TOLD:
+                        self._told.popitem(last=False)
+                    self._local.tell(user, is_online, wanted[user.id])
+
+    async def _review(self) -> None:
+        while True:
+            await self._wake_reviewer.wait()
+            self._wake_reviewer.clear()
+            try:
+                await self._compare(list(self._watched))
+                if self._guides and self._local.everybody_is_announced():
+                    await self._compare(await self._everybody())
+                else:
+                    for user_id in list(self._guides):
+                        for peer in await self._store.peers(user_id, self._limits.roster_people):
+                            self.look(peer, user_id)  # for what `_told` has, another guide's client may have been told
+            except Refusal as refusal:
+                logger.info("who is online is compared later: %s", refusal)
+                self._wake_reviewer.set()
+            await asyncio.sleep(self._limits.presence_lease / BEATS_PER_LEASE)
+
+    async def _compare(self, users: list[str]) -> None:
+        """Look those users up who are found otherwise than was told of them."""
+        for start in range(0, len(users), AT_ONCE):
+            some = users[start : start + AT_ONCE]
+            online = await self.online(some)
+            for user_id in some:
+                if self._told.get(user_id) != (user_id in online or user_id in self._local.here()):
+                    self.look(user_id)
+
+    async def _everybody(self) -> list[str]:
+        """Everybody who is announced to everybody."""
+        users: list[str] = []
+        place: str | None = ""
+        while place is not None and len(users) <= self._limits.announce_people:
+            page = await self._store.directory(place, AT_ONCE)
+            users += [person.user.id for person in page.people]
+            place = page.next
+        return users

@@ -70,8 +70,8 @@ class Presence:
         """Whether the user is connected to this node."""
         return user_id in self._online
 
-    async def sight(self, users: Collection[str]) -> Callable[[str], bool]:
-        """What tells of each of these users whether they're online, on whatever node."""
+    async def sight(self, users: Collection[str], reader: str) -> Callable[[str], bool]:
+        """What tells the reader of each of these users whether they're online, on whatever node."""
         if self._elsewhere is None:
             return self.is_online
         try:
@@ -80,7 +80,17 @@ class Presence:
             # A page without the others' presence is better than no page.
             logger.info("who is online elsewhere can't be looked up: %s", refusal)
             others = frozenset()
+            for user_id in users:
+                self._elsewhere.look(user_id, reader)
+        else:
+            for user_id in users:
+                self._elsewhere.told(user_id, user_id in self._online or user_id in others, reader)
         return lambda user_id: user_id in self._online or user_id in others
+
+    def review(self) -> None:
+        """What other nodes have said of presence may have been lost."""
+        if self._elsewhere is not None:
+            self._elsewhere.review()
 
     def correct(self, user_id: str) -> None:
         """Somebody was told what this node knows of the user: if it's otherwise they're told that as well."""

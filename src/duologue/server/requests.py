@@ -41,7 +41,7 @@ class Requests:
 
         page, reset = await read_fitting(read, sync_messages, sync_besides, limits.sync_total, limits.page_bytes)
         cursor = format_cursor(self._store.epoch, page.version)
-        is_online = await self._presence.sight([each.peer.id for each in page.conversations])
+        is_online = await self._presence.sight([each.peer.id for each in page.conversations], client.user_id)
         return events.sync(page, cursor, reset, client.sender.user, self._limits, is_online)
 
     async def history(self, client: Client, asked: events.History) -> bytes:
@@ -53,7 +53,7 @@ class Requests:
 
     async def directory(self, client: Client, asked: events.Directory) -> bytes:
         page = await reading.directory(self._store, self._limits, asked.after, asked.limit)
-        is_online = await self._presence.sight([each.user.id for each in page.people])
+        is_online = await self._presence.sight([each.user.id for each in page.people], client.user_id)
         people = [events.person(each, is_online(each.user.id)) for each in page.people]
         return events.encode({"people": people, "next": page.next})
 
@@ -65,7 +65,7 @@ class Requests:
             client.watch_turn = turn
             self._presence.watch(client, frozenset(each.user.id for each in people))
         await self._bus.settled()  # so that what changes after the look is told
-        is_online = await self._presence.sight([each.user.id for each in people])
+        is_online = await self._presence.sight([each.user.id for each in people], client.user_id)
         return events.encode({"people": [events.person(each, is_online(each.user.id)) for each in people]})
 
 
