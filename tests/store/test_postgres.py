@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -11,11 +12,11 @@ import asyncpg
 import pytest
 
 from cluster.postgres import DATABASE, HOST, USER, Postgres
-from duologue.domain.errors import StoreUnusable
+from duologue.domain.errors import Code, StoreUnusable
 from duologue.domain.model import User
 from duologue.domain.ports import PendingMessage
 from duologue.store.postgres import schema
-from duologue.store.postgres.connection import connect
+from duologue.store.postgres.connection import STATEMENT_TIMEOUT, connect
 from tests.support.proxy import Proxy
 
 from .conftest import ANN, BOB, CAT, Bench
@@ -289,3 +290,30 @@ async def test_a_change_of_the_schema_waits_for_no_long_transaction(
             await new.open()
             await new.close()
         assert (await old.send(ANN, BOB)).failure is None
+
+
+async def test_a_batch_does_not_wait_long_for_a_lock_that_nobody_lets_go(database: str) -> None:
+    """A session that isn't ours may hold it for ever. Every batch of the node waits behind this one."""
+    async with nodes(database, 1) as (bench,), session(database) as other:
+        await other.execute("SET idle_in_transaction_session_timeout = 0")
+        await other.execute("BEGIN")
+        await other.execute("SELECT FROM duologue.person WHERE name = 'Bob' FOR NO KEY UPDATE")
+        async with asyncio.timeout(STATEMENT_TIMEOUT + PATIENCE):
+            assert (await bench.send(ANN, BOB)).failure is Code.UNAVAILABLE
+        assert (await bench.send(ANN, CAT)).failure is None
+
+
+async def test_a_connection_that_stands_still_holds_a_batch_up_for_one_statement(
+    database: str, postgres: Postgres
+) -> None:
+    async with (
+        Proxy(postgres.port) as proxy,
+        nodes(database.replace(str(postgres.port), str(proxy.port)), 1) as (bench,),
+    ):
+        await bench.send(ANN, BOB, "before")
+        proxy.to_client.hold_before = b"SELECT"
+        start = time.monotonic()
+        assert (await bench.send(ANN, BOB, "after")).failure is Code.UNAVAILABLE
+        assert time.monotonic() - start < STATEMENT_TIMEOUT + 3
+        proxy.heal()
+        assert (await bench.send(ANN, BOB, "again")).failure is None

@@ -37,6 +37,9 @@ WAIT_SECONDS: Final = 15.0
 RETRY_PAUSE: Final = 0.2
 """Seconds before a read whose connection was lost is tried again."""
 
+ROLLBACK_TIMEOUT: Final = 1.0
+"""Seconds to end a transaction of which nothing is wanted any more; then its connection is given up."""
+
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds for the reading connections to say goodbye."""
 
@@ -205,13 +208,8 @@ class PostgresStore:
             async with asyncio.timeout(WAIT_SECONDS):
                 while True:
                     try:
-                        async with (
-                            self._pool.acquire(timeout=WAIT_SECONDS) as connection,
-                            connection.transaction(
-                                isolation="repeatable_read" if readonly else "read_committed", readonly=readonly
-                            ),
-                        ):
-                            return await query(cast("Connection", connection))
+                        async with self._pool.acquire(timeout=WAIT_SECONDS) as connection:
+                            return await _transact(cast("Connection", connection), query, readonly)
                     except LOST as error:
                         if isinstance(error, TimeoutError):
                             raise
@@ -226,3 +224,28 @@ class PostgresStore:
             raise Refusal(Code.UNAVAILABLE, str(error)) from error
         finally:
             self._waiting -= 1
+
+
+async def _transact(connection: Connection, query: Callable[[Connection], Awaitable[T]], readonly: bool) -> T:
+    """Run a query in a transaction. Who is cancelled, or hears nothing, is held up for `ROLLBACK_TIMEOUT` at most."""
+    transaction = connection.transaction(
+        isolation="repeatable_read" if readonly else "read_committed", readonly=readonly
+    )
+    try:
+        await transaction.start()
+        answer = await query(connection)
+        await transaction.commit()
+    except BaseException as error:
+        usable = False
+        try:
+            if not isinstance(error, LOST):
+                async with asyncio.timeout(ROLLBACK_TIMEOUT):
+                    await transaction.rollback()
+                usable = True
+        except (*LOST, asyncpg.PostgresError):
+            pass
+        finally:
+            if not usable:
+                connection.terminate()
+        raise
+    return answer

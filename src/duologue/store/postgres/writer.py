@@ -149,7 +149,7 @@ class Writer:
         if isinstance(error, asyncpg.UniqueViolationError) and not self._wary:
             self._wary = WARY_BATCHES  # some message was stored before: once more, looking first
             return None
-        if isinstance(error, RETRYABLE) and retry < MAX_RETRIES:
+        if isinstance(error, RETRYABLE) and retry < MAX_RETRIES and self._clock.monotonic() < give_up:
             return None
         if isinstance(error, DAMAGED):
             raise StoreFailed(f"the database is damaged: {error}") from error
@@ -172,15 +172,18 @@ class Writer:
             await self._write_departures(connection, one_offs)
             if pendings:
                 await self._write_pendings(connection, ledger, pendings, unsure)
-        except BaseException:
+        except BaseException as error:
             ledger.forget()
-            await self._roll_back(transaction)
+            # A connection that is lost has ended its transaction; one that only seems to live would let us wait for it.
+            await (self._hang_up() if isinstance(error, LOST) else self._roll_back(transaction))
             raise
         try:
             await transaction.commit()
-        except LOST as error:
+        except (*LOST, asyncpg.PostgresError) as error:
             ledger.forget()
-            raise _Unsure from error
+            if isinstance(error, LOST):
+                raise _Unsure from error
+            raise
         self.guests += guests
         if self._wary:
             self._wary -= 1
@@ -188,11 +191,13 @@ class Writer:
             self._wary = WARY_BATCHES
 
     async def _connect(self) -> Connection:
-        connection = await connect(self._url)
-        if not await keep_migrations_out(connection):
-            connection.terminate()
-            raise ConnectionRefusedError("a migration from or to the database is under way")
-        self._connection = connection
+        self._connection = connection = await connect(self._url)
+        try:
+            if not await keep_migrations_out(connection):
+                raise ConnectionRefusedError("a migration from or to the database is under way")
+        except BaseException:
+            await self._hang_up()
+            raise
         return connection
 
     async def _roll_back(self, transaction: asyncpg.transaction.Transaction) -> None:
