@@ -286,3 +286,25 @@ async def test_the_log_has_one_line_when_it_goes_and_one_when_it_is_back(
     lines = [each.getMessage().split(",")[0] for each in caplog.records if each.name.startswith("duologue.bus")]
     assert lines == ["connected to NATS", "NATS is away", "connected to NATS"]
     assert changes == [True, False, True, False]
+
+
+async def test_who_answers_nonsense_is_asked_again(nats: NatsServer) -> None:
+    """Whatever listens there: nothing of it may end the bus for good."""
+    asked = 0
+    right = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        writer.write((b"INFO []\r\n", b"INFO 7\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n")[asked % 3])
+        writer.close()
+        if asked == 6:
+            right.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, nodes(f"nats://127.0.0.1:{port}") as (node,):
+        async with asyncio.timeout(PATIENCE):
+            await right.wait()
+        nats_bus(node)._servers = [nats.url]
+        await until_healthy(node)

@@ -285,9 +285,12 @@ class NatsBus:
     async def _run(self) -> None:
         """One connection after the other, for as long as the bus lives."""
         while True:
-            link = await self._open()
-            if link is not None:
-                await self._serve(link)
+            try:
+                link = await self._open()
+                if link is not None:
+                    await self._serve(link)
+            except Exception:  # what answers there may be anything, and nats-py may raise anything
+                _log.exception("the connection to NATS was given up")
             await asyncio.sleep(RECONNECT_PAUSE * random.uniform(0.1, 1))
 
     async def _open(self) -> Link | None:
