@@ -10,7 +10,6 @@ import asyncio
 import logging
 from typing import Final
 
-from duologue.domain.errors import Refusal
 from duologue.domain.ports import Store
 from duologue.server.hub import LATE_HINT_PATIENCE, Hub
 
@@ -53,18 +52,19 @@ class Comparison:
             self._changed.clear()
             try:
                 await self._compare()
-            except Refusal as refusal:
-                logger.warning("the versions can't be compared, trying again: %s", refusal)
+            except Exception as error:  # whatever it is: without comparisons lost hints stay lost
+                logger.warning("the versions can't be compared, trying again: %r", error)
 
     async def _compare(self) -> None:
         users = self._hub.users()
+        ahead: dict[str, int] = {}
         for start in range(0, len(users), AT_ONCE):
             versions = await self._store.versions(users[start : start + AT_ONCE])
-            ahead = {user: version for user, version in versions.items() if self._is_behind(user, version)}
-            if ahead:
-                await asyncio.sleep(LATE_HINT_PATIENCE)  # their hints may be on the way
-                for user, version in ahead.items():
-                    self._hub.behind(user, version)
+            ahead.update((user, version) for user, version in versions.items() if self._is_behind(user, version))
+        if ahead:
+            await asyncio.sleep(LATE_HINT_PATIENCE)  # their hints may be on the way
+        for user, version in ahead.items():
+            self._hub.behind(user, version)
 
     def _is_behind(self, user: str, version: int) -> bool:
         lowest = self._hub.lowest(user)

@@ -1,0 +1,58 @@
+"""The comparison of versions, which is all that a node hears of the others while the bus is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from duologue.actions.send import Senders
+from duologue.bus.local import LocalBus
+from duologue.domain.model import User
+from duologue.server import comparison as comparison_module
+from duologue.server.comparison import Comparison
+from duologue.server.hub import LATE_HINT_PATIENCE, Client, Hub
+from duologue.server.transport import Socket
+from tests.store.conftest import ANN, Bench
+from tests.support.inside import LIMITS
+
+pytestmark = pytest.mark.asyncio
+
+QUERIES = 20
+
+
+async def test_many_who_are_behind_wait_for_late_hints_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not once for each of some hundred users: they'd get their messages minutes late."""
+    monkeypatch.setattr(comparison_module, "AT_ONCE", 1)
+    bench = Bench(tmp_path / "data")
+    store = await bench.open()
+    users = [User(f"{number:016x}", f"user {number}") for number in range(QUERIES)]
+    await bench.people(ANN, *users)
+    gaps: list[Client] = []
+    behind = asyncio.Event()
+
+    def on_gap(client: Client) -> None:
+        gaps.append(client)
+        if len(gaps) == QUERIES:
+            behind.set()
+
+    hub = Hub(LocalBus(), on_gap, lambda: False, LIMITS.page_bytes)
+    senders = Senders(store, bench.clock, LIMITS)
+    for user in users:
+        client = Client(cast("Socket", None), senders.make(user), syncs=True)
+        hub.attach(client)
+        hub.go_live(client, 0)
+        await bench.send(ANN, user)
+    comparing = Comparison(hub, store)
+    comparing.bus_changed(False)
+    task = asyncio.create_task(comparing.run())
+    start = time.monotonic()
+    async with asyncio.timeout(10):
+        await behind.wait()
+    assert time.monotonic() - start < 5 * LATE_HINT_PATIENCE
+    task.cancel()
+    await asyncio.wait([task])
+    await bench.close()
