@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from typing import Final, Protocol
 
-from duologue.domain.errors import Refusal
+from duologue.domain.errors import Code, Refusal
 from duologue.domain.identity import is_user_id
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import User
@@ -177,11 +177,9 @@ class Elsewhere:
         while True:
             try:
                 changed = await self._registry.renew(list(self._local.here()))
-            except Refusal as refusal:
+            except Exception as error:  # whatever it is: a node without signs of life loses all its users
                 if not failing:
-                    logger.warning(
-                        "the registry of connected users can't be reached, presence stands still: %s", refusal
-                    )
+                    logger.warning("the registry of connected users can't be reached, presence stands still: %r", error)
                 failing = True
                 await asyncio.sleep(RETRY_PAUSE)
                 continue
@@ -205,8 +203,8 @@ class Elsewhere:
     async def _write_last_seen(self, users: list[str], at: int) -> None:
         try:
             await self._store.seen(users, at)
-        except Refusal as refusal:
-            logger.warning("when %d users were last seen is not written down: %s", len(users), refusal)
+        except Exception as error:
+            logger.warning("when %d users were last seen is not written down: %r", len(users), error)
 
     async def _write(self) -> None:
         """Tell the registry who came and went, and hint at them when it knows."""
@@ -226,8 +224,8 @@ class Elsewhere:
                     if gone:
                         await self._registry.leave(gone)
                     await self._hint_at(users)
-                except Refusal as refusal:
-                    logger.info("%d users who came or went are written down later: %s", len(users), refusal)
+                except Exception as error:
+                    logger.info("%d users who came or went are written down later: %r", len(users), error)
                     self._moved.update(dict.fromkeys(users))
                     await asyncio.sleep(RETRY_PAUSE)
 
@@ -236,8 +234,16 @@ class Elsewhere:
         for user_id in users:
             self._bus.publish_topic(f"p.{user_id}", b"")
             if not everybody:
-                for peer in await self._store.peers(user_id, self._limits.roster_people):
+                for peer in await self._peers(user_id):
                     self._bus.publish_topic(f"g.{peer}", user_id.encode())
+
+    async def _peers(self, user_id: str) -> list[str]:
+        try:
+            return await self._store.peers(user_id, self._limits.roster_people)
+        except Refusal as refusal:
+            if refusal.code is not Code.UNKNOWN_USER:
+                raise
+            return []  # a failover has lost them, and they're still connected
 
     async def _look_up(self) -> None:
         while True:
@@ -248,8 +254,8 @@ class Elsewhere:
                 try:
                     online = await self.online(wanted)
                     people = await self._store.people(list(wanted))
-                except Refusal as refusal:
-                    logger.info("%d users are looked up later: %s", len(wanted), refusal)
+                except Exception as error:
+                    logger.info("%d users are looked up later: %r", len(wanted), error)
                     for user_id, acquaintances in wanted.items():
                         self._looks.setdefault(user_id, set()).update(acquaintances)
                     await asyncio.sleep(RETRY_PAUSE)
@@ -273,10 +279,10 @@ class Elsewhere:
                     await self._compare(await self._everybody())
                 else:
                     for user_id in list(self._guides):
-                        for peer in await self._store.peers(user_id, self._limits.roster_people):
+                        for peer in await self._peers(user_id):
                             self.look(peer, user_id)  # for what `_told` has, another guide's client may have been told
-            except Refusal as refusal:
-                logger.info("who is online is compared later: %s", refusal)
+            except Exception as error:
+                logger.info("who is online is compared later: %r", error)
                 self._wake_reviewer.set()
             await asyncio.sleep(self._limits.presence_lease / BEATS_PER_LEASE)
 

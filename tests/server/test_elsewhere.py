@@ -1,0 +1,104 @@
+"""Presence of several nodes amid errors: one person, or one moment, costs nobody else their last word."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from duologue.bus.local import LocalBus
+from duologue.domain.model import User
+from duologue.domain.ports import Registry
+from duologue.server.elsewhere import Elsewhere
+from duologue.store.postgres import PostgresStore
+from tests.store.conftest import ANN, NOBODY, TIMEOUT
+from tests.support.clock import SetClock
+from tests.support.inside import LIMITS
+
+pytestmark = pytest.mark.asyncio
+
+
+class Here:
+    """A node on which nobody is announced to everybody."""
+
+    def __init__(self) -> None:
+        self.users: list[str] = []
+        self.said: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
+
+    def here(self) -> Collection[str]:
+        return self.users
+
+    def everybody_is_announced(self) -> bool:
+        return False
+
+    def tell(self, user: User, online: bool, acquaintances: Iterable[str]) -> None:
+        self.said.put_nowait((user.id, online))
+
+
+class Stumbling:
+    """The registry, of which a call fails now and then as no code expects."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.stumbles = 4
+        self.leave, self.retire = registry.leave, registry.retire
+
+    def _stumble(self) -> None:
+        if self.stumbles:
+            self.stumbles -= 1
+            raise AttributeError("on purpose")
+
+    async def arrive(self, users: Sequence[str]) -> None:
+        self._stumble()
+        await self._registry.arrive(users)
+
+    async def online(self, users: Sequence[str]) -> frozenset[str]:
+        self._stumble()
+        return await self._registry.online(users)
+
+    async def renew(self, here: Sequence[str]) -> dict[str, int]:
+        self._stumble()
+        return await self._registry.renew(here)
+
+
+@asynccontextmanager
+async def node(store: PostgresStore, registry: Registry) -> AsyncIterator[tuple[Here, Elsewhere]]:
+    here = Here()
+    elsewhere = Elsewhere(registry, store, LocalBus(), LIMITS)
+    elsewhere.connect(here)
+    task = asyncio.create_task(elsewhere.run())
+    yield here, elsewhere
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task])
+    await store.close()
+
+
+async def _open(url: str) -> PostgresStore:
+    store = await PostgresStore.open(url, SetClock(), lambda batch: None, lambda error: None)
+    await store.create_guest(ANN, b"hers")
+    return store
+
+
+async def test_one_whom_the_store_has_lost_costs_the_others_nothing(database: str) -> None:
+    """After a failover that lost the last transactions somebody may be connected of whom the store knows nothing."""
+    store = await _open(database)
+    async with node(store, store.registry(30.0)) as (here, elsewhere):
+        elsewhere.watch(ANN.id)
+        here.users = [NOBODY, ANN.id]
+        elsewhere.moved(NOBODY)
+        elsewhere.moved(ANN.id)
+        async with asyncio.timeout(TIMEOUT):
+            assert await here.said.get() == (ANN.id, True)
+
+
+async def test_an_error_that_nobody_expected_is_survived(database: str) -> None:
+    store = await _open(database)
+    async with node(store, Stumbling(store.registry(30.0))) as (here, elsewhere):
+        elsewhere.watch(ANN.id)
+        here.users = [ANN.id]
+        elsewhere.moved(ANN.id)
+        async with asyncio.timeout(TIMEOUT):
+            assert await here.said.get() == (ANN.id, True)
