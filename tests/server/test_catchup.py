@@ -9,6 +9,8 @@ import apsw
 import pytest
 
 from duologue.bus.local import LocalBus
+from duologue.server import gateway
+from duologue.store.sqlite import readers
 from tests.support.client import ChatClient, Refused
 from tests.support.inside import Inside, serving
 
@@ -39,6 +41,26 @@ async def test_a_syncing_client_is_told_who_writes_before_the_message_that_it_mi
         names = [name for name, _ in ann.events if name != "receipt"]
         assert names == ["session", "sync", "user connected", "private message", "private message"]
         assert [ann.events[at][1][0]["content"] for at in (3, 4)] == ["lost", "found"]
+
+
+async def test_many_who_missed_something_are_served_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not refused because too many read at once: to be closed all together would make it worse."""
+    monkeypatch.setattr(readers, "MAX_WAITING", 8)
+    monkeypatch.setattr(gateway, "CATCH_UPS_AT_ONCE", 4, raising=False)
+    bus = LosingBus()
+    async with serving(tmp_path / "data", bus=bus, announce_people=0) as inside:
+        ann = await ChatClient(inside.url, "ann").connect()
+        others = [await ChatClient(inside.url, "bob").connect()]
+        bob = others[0]
+        others += [await ChatClient(inside.url, "bob", session_id=bob.session_id).connect() for _ in range(29)]
+        bus.lost_for.add(bob.user_id)
+        await ann.send(bob.user_id, "lost")
+        bus.lost_for.clear()
+        await ann.send(bob.user_id, "found")
+        for each in others:
+            await each.wait_for_message("lost")
 
 
 async def test_the_guides_client_is_closed_and_finds_everything_when_it_is_back(tmp_path: Path) -> None:

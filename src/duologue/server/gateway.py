@@ -39,6 +39,9 @@ REQUEST_TIMEOUT: Final = 20.0
 ADMISSION_TIMEOUT: Final = 60.0
 """Seconds from CONNECT to the first page, waiting in line included."""
 
+CATCH_UPS_AT_ONCE: Final = 64
+"""Sockets that are brought up to date at the same time; the others wait in line. After the bus was away it may be all."""
+
 _DRAINING: Final = "the server is shutting down"
 
 _BAD_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -79,6 +82,7 @@ class Gateway:
         self.presence = Presence(self.hub, store, clock, limits, elsewhere)
         self.senders = Senders(store, clock, limits)
         self._admission = Admission(self.hub, bus, self.presence, self.senders, store, limits)
+        self._catch_up_line = asyncio.Semaphore(CATCH_UPS_AT_ONCE)
         self._catchup = CatchUp(self.hub, self.presence, store, limits)
         self._requests = Requests(store, bus, self.presence, limits)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -234,8 +238,9 @@ class Gateway:
 
     async def _caught_up(self, client: Client) -> None:
         try:
-            async with asyncio.timeout(REQUEST_TIMEOUT):
-                await self._catchup.run(client)
+            async with self._catch_up_line, asyncio.timeout(REQUEST_TIMEOUT):
+                if client.backlog is not None:
+                    await self._catchup.run(client)
         except (TimeoutError, DuologueError) as error:
             logger.warning("user %s: could not be brought up to date: %r", client.user_id, error)
             client.socket.close("it could not be brought up to date")
