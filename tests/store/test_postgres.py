@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,11 +14,12 @@ import asyncpg
 import pytest
 
 from cluster.postgres import DATABASE, HOST, USER, Postgres
-from duologue.domain.errors import Code, StoreUnusable
+from duologue.domain.errors import Code, Refusal, StoreUnusable
 from duologue.domain.model import User
 from duologue.domain.ports import PendingMessage
-from duologue.store.postgres import schema
+from duologue.store.postgres import PostgresStore, schema
 from duologue.store.postgres.connection import STATEMENT_TIMEOUT, connect
+from duologue.store.postgres.store import READERS
 from tests.support.proxy import Proxy
 
 from .conftest import ANN, BOB, CAT, Bench
@@ -317,3 +320,26 @@ async def test_a_connection_that_stands_still_holds_a_batch_up_for_one_statement
         assert time.monotonic() - start < STATEMENT_TIMEOUT + 3
         proxy.heal()
         assert (await bench.send(ANN, BOB, "again")).failure is None
+
+
+async def test_connections_that_lead_nowhere_cost_one_read(database: str) -> None:
+    """A server that vanished without a word, another one in its place: the idle connections look as if they lived."""
+
+    async def pid(connection: asyncpg.Connection[asyncpg.Record]) -> int:
+        return int(await connection.fetchval("SELECT pg_backend_pid() FROM pg_sleep(0.5)"))
+
+    async with nodes(database, 1) as (bench,):
+        store = bench.store
+        assert isinstance(store, PostgresStore)
+        backends = await asyncio.gather(*(store._run(pid, readonly=True) for _ in range(READERS)))
+        assert len(set(backends)) == READERS
+        for backend in backends:
+            os.kill(backend, signal.SIGSTOP)
+        try:
+            with pytest.raises(Refusal, match="too long"):
+                await store.people([ANN.id])
+            async with asyncio.timeout(STATEMENT_TIMEOUT / 2):
+                assert await store.people([ANN.id])
+        finally:
+            for backend in backends:
+                os.kill(backend, signal.SIGCONT)

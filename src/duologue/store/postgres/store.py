@@ -212,6 +212,8 @@ class PostgresStore:
                             return await _transact(cast("Connection", connection), query, readonly)
                     except LOST as error:
                         if isinstance(error, TimeoutError):
+                            # The idle ones lead to where this one led, and each would cost a reader as long.
+                            await self._pool.expire_connections()
                             raise
                         _log.info("a query has lost its connection, trying again: %s", error or type(error).__name__)
                         await asyncio.sleep(RETRY_PAUSE)
