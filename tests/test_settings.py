@@ -143,6 +143,7 @@ def _another(field: Any, kind: Any) -> tuple[Any, str]:
         ("node", "a.b"),
         ("node", "x" * 33),
         ("trusted_proxy", "proxy.example"),
+        ("trusted_proxy", "10.0.0.1/8"),
         ("database", "mysql://host/name"),
         ("database", "postgresql://"),
         ("bus", "redis://two"),

@@ -289,6 +289,7 @@ def _transport_config(settings: Settings) -> TransportConfig:
         allowed_origins=tuple(settings.allow_origin),
         own_hosts=() if settings.allow_guests else LOOPBACK_HOSTS,
         node=settings.node,
+        other_nodes=bool(settings.bus),
         trusted_proxies=tuple(settings.trusted_proxy),
         keep_headers=(),
     )

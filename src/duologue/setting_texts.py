@@ -26,6 +26,15 @@ def is_address(text: str) -> bool:
     return True
 
 
+def is_network(text: str) -> bool:
+    """One address too; none with bits beyond its prefix, for what was meant is unclear then."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
 def is_node(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9-]{1,32}", text) is not None
 

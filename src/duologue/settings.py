@@ -75,7 +75,7 @@ class Settings:
         unit="up to 32 letters, digits and hyphens",
     )
     trusted_proxy: tuple[str, ...] = _setting(
-        (), "Addresses of the reverse proxies whose X-Forwarded-For is believed.", unit="IP addresses"
+        (), "The reverse proxies whose X-Forwarded-For is believed.", unit="IP addresses or networks like 10.0.0.0/8"
     )
     allow_origin: tuple[str, ...] = _setting(
         (),
@@ -359,7 +359,7 @@ _TEXTS: Final[Mapping[str, tuple[Callable[[str], bool], str]]] = {
     "database": (texts.is_database, "a URL like postgresql://user:password@host/name"),
     "bus": (texts.is_bus, "a URL like nats://host:4222"),
     "node": (texts.is_node, "up to 32 letters, digits and hyphens"),
-    "trusted_proxy": (texts.is_address, "an IP address"),
+    "trusted_proxy": (texts.is_network, "an IP address or a network like 10.0.0.0/8"),
     "allow_origin": (texts.is_allowed_origin, "`*` or an origin like https://chat.example"),
 }
 

@@ -40,7 +40,9 @@ class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
     """What every session's id begins with, and a dot, if there are several nodes: a proxy that reads it can bring each
     request of a long-polling session to the node that holds it."""
+    other_nodes: bool = False
+    """Whether there are other nodes, so that a session which is unknown here may be one of theirs."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses of the reverse proxies whose X-Forwarded-For says where a request comes from."""
+    """Addresses, or networks as `10.0.0.0/8`, of the reverse proxies whose X-Forwarded-For says where a request comes from."""
     keep_headers: tuple[str, ...] = ("origin", "user-agent", "cookie", "authorization")
     """Headers of the handshake, in lower case, that the application wants to see. They cost memory per connection."""

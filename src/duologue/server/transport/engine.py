@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import math
 import secrets
@@ -22,6 +23,7 @@ from duologue.server.transport.handshake import (
     OriginPolicy,
     Refused,
     check_query,
+    client_address,
     parse_query,
 )
 from duologue.server.transport.polling import PollingEndpoint
@@ -44,10 +46,18 @@ _SID_BYTES = 15
 _SID_CHARACTERS = 20
 
 _LONGEST_SID = 80
+"""Characters of what is looked at as another node's session."""
+
+_MISROUTED_PAUSE = 60.0
+"""Seconds between two warnings of that: each wrongly routed client comes again and again."""
 
 _MISROUTED = (
     "a request for a session of node %r came to this one: long-polling needs a proxy that routes by the session's id "
     "(docs/operations/proxy.md), or clients that use websockets only"
+)
+_NAMELESS = (
+    "a request for a session that is unknown here came, and its id names no node: if another one holds it, long-polling "
+    "needs --node on each of them and a proxy that routes by it (docs/operations/proxy.md), or clients that use websockets only"
 )
 
 
@@ -78,6 +88,7 @@ class Engine:
         shortest = min(self.config.ping_interval, self.config.ping_timeout, self.config.connect_timeout)
         self.wheel = Wheel(min(_COARSEST_TICK, max(_FINEST_TICK, shortest / _TICKS_PER_DEADLINE)))
         self._prefix = f"{self.config.node}." if self.config.node else ""
+        self._trusted = tuple(ipaddress.ip_network(each) for each in self.config.trusted_proxies)
         self._handler = handler
         self._admit = admit
         self._clock = clock
@@ -86,6 +97,7 @@ class Engine:
         self.asgi = PollingEndpoint(self)
         self._turning: asyncio.Task[None] | None = None
         self._websockets = 0
+        self._misrouted_at = -math.inf
         self._all_gone: asyncio.Event | None = None
 
     @property
@@ -129,6 +141,10 @@ class Engine:
 
     # The way in
 
+    def client_address(self, peer: str, forwarded: Sequence[str]) -> str:
+        """Where a request comes from, by its connection and its X-Forwarded-For."""
+        return client_address(peer, forwarded, self._trusted)
+
     def check(
         self, transport: str, method: str, raw_query: bytes, origins: Sequence[str], hosts: Sequence[str], address: str
     ) -> Session | Refused | None:
@@ -153,12 +169,22 @@ class Engine:
         sid = query.get("sid")
         if sid is not None:
             session = self._sessions.get(sid) if len(sid) == len(self._prefix) + _SID_CHARACTERS else None
-            if session is None and self._prefix and not sid.startswith(self._prefix):
-                node, dot, _ = sid.partition(".")
-                if dot and len(sid) <= _LONGEST_SID:
-                    log.warning(_MISROUTED, node)
+            if session is None:
+                self._look_for_its_node(sid)
             return session or UNKNOWN_SID
         return self._admission(method, address)
+
+    def _look_for_its_node(self, sid: str) -> None:
+        """Say what to configure if an unknown session is another node's, or may be."""
+        node, dot, _ = sid.partition(".")
+        of_another = node != self.config.node if dot else self.config.other_nodes
+        if not of_another or len(sid) > _LONGEST_SID or self._clock() - self._misrouted_at < _MISROUTED_PAUSE:
+            return
+        self._misrouted_at = self._clock()
+        if dot:
+            log.warning(_MISROUTED, node)
+        else:
+            log.warning(_NAMELESS)
 
     def _admission(self, method: str, address: str) -> Refused | None:
         if method != "GET":

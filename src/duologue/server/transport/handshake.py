@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -121,23 +121,33 @@ class OriginPolicy:
         ]
 
 
-def client_address(peer: str, forwarded: Sequence[str], trusted: Collection[str]) -> str:
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
     """Where a request comes from: the peer, or what the proxies that are trusted say of it. Each proxy appends the address
     that it was connected from to X-Forwarded-For, so the last one that isn't a trusted proxy's is the client's."""
-    if peer not in trusted:
+    if not trusted or not _is_within(_parsed(peer), trusted):
         return peer
     for address in reversed([each.strip() for line in forwarded for each in line.split(",")]):
-        if not _is_address(address):
+        parsed = _parsed(address)
+        if parsed is None:
             break
         peer = address
-        if address not in trusted:
+        if not _is_within(parsed, trusted):
             break
     return peer
 
 
-def _is_address(text: str) -> bool:
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _parsed(text: str) -> _Address | None:
     try:
-        ipaddress.ip_address(text)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+
+
+def _is_within(address: _Address | None, networks: Sequence[Network]) -> bool:
+    return address is not None and any(address in network for network in networks)

@@ -23,7 +23,6 @@ from duologue.server.transport.handshake import (
     NOT_FOUND,
     WEBSOCKET,
     Refused,
-    client_address,
 )
 from duologue.server.transport.session import SERVICE_RESTART, Session
 from duologue.server.transport.websocket import WebsocketConnection
@@ -133,10 +132,8 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
             if engine is None:
                 return NOT_FOUND
             peer = transport.get_extra_info("peername")
-            address = client_address(
-                peer[0] if isinstance(peer, tuple) else "",
-                headers.get("x-forwarded-for", []),
-                engine.config.trusted_proxies,
+            address = engine.client_address(
+                peer[0] if isinstance(peer, tuple) else "", headers.get("x-forwarded-for", [])
             )
             if method != "GET":
                 return BAD_METHOD

@@ -20,7 +20,6 @@ from duologue.server.transport.handshake import (
     UNKNOWN_SID,
     OriginPolicy,
     Refused,
-    client_address,
 )
 from duologue.server.transport.session import Session
 from duologue.wire.engineio import decode_payload
@@ -51,6 +50,8 @@ class Sessions(Protocol):
         self, transport: str, method: str, raw_query: bytes, origins: list[str], hosts: list[str], address: str
     ) -> Session | Refused | None: ...
 
+    def client_address(self, peer: str, forwarded: list[str]) -> str: ...
+
     def open_polling(self, address: str, headers: dict[str, str]) -> Session: ...
 
 
@@ -68,7 +69,7 @@ class PollingEndpoint:
         origins = _header(scope, b"origin")
         hosts = _header(scope, b"host")
         peer = scope["client"][0] if scope.get("client") else ""
-        address = client_address(peer, _header(scope, b"x-forwarded-for"), self._sessions.config.trusted_proxies)
+        address = self._sessions.client_address(peer, _header(scope, b"x-forwarded-for"))
         cors = self._sessions.origins.cors_headers(origins[0] if origins else None)
         if method == "OPTIONS":
             await self._preflight(scope, origins, hosts, cors, send)
