@@ -52,6 +52,6 @@ torture: ## the faults, for as long as it takes
 	$(PYTHON) -m tests.fuzz.run --seconds 60
 
 clean: ## back to a fresh clone
-	rm -rf .venv .tools .cluster .mypy_cache .ruff_cache .hypothesis dist build client/node_modules tests/interop/js/node_modules bench/peers/node/node_modules
+	rm -rf "$$(readlink -f .cluster/postgres)" .venv .tools .cluster .mypy_cache .ruff_cache .hypothesis dist build client/node_modules tests/interop/js/node_modules bench/peers/node/node_modules
 	find src/duologue/web -mindepth 1 ! -name .gitignore -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -93,7 +93,9 @@ class NatsServer:
         if self._routes:
             command += ["--routes", ",".join(f"nats://{HOST}:{each.cluster_port}" for each in self._routes)]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         deadline = time.monotonic() + TIMEOUT
         while self.alive and time.monotonic() < deadline:
             if _answers(port):

@@ -1,8 +1,11 @@
-"""Stock clients by way of nginx, with the configuration of deploy/nginx.conf: websockets go anywhere, polls to their node."""
+"""Stock clients by way of nginx and Caddy, with the configurations of deploy/: websockets go anywhere, polls to their node."""
 
 from __future__ import annotations
 
 import asyncio
+import io
+import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,17 +14,18 @@ import aiohttp
 import pytest
 
 from cluster.nats import NatsServer
-from cluster.nginx import Nginx
+from cluster.proxy import Caddy, Nginx, Proxy, ProxyFailed
 from tests.interop.conftest import StartPuppet
 from tests.nodes.fleet import Fleet
 from tests.support.client import ChatClient
-from tests.support.process import free_port
+from tests.support.process import ServerProcess, free_port
 from tests.support.puppet import Puppet
 from tests.support.record import Record
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
 
 QUICK = {"reconnectionDelay": 50, "reconnectionDelayMax": 200}
+MISROUTED = "long-polling needs"
 each_transport = pytest.mark.parametrize("transports", [["websocket"], ["polling"], ["polling", "websocket"]], ids=str)
 
 
@@ -32,10 +36,14 @@ def nodes(fleet: Fleet, database: str, nats: NatsServer) -> Fleet:
     return fleet.start()
 
 
-@pytest.fixture
-def proxy(nodes: Fleet, tmp_path: Path) -> Iterator[Nginx]:
-    with Nginx(tmp_path / "nginx", free_port(), [node.port for node in nodes.nodes]) as started:
+@pytest.fixture(params=[Nginx, Caddy], ids=["nginx", "caddy"])
+def proxy(nodes: Fleet, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    with request.param(tmp_path / "proxy", free_port(), [node.port for node in nodes.nodes]) as started:
         yield started
+
+
+def _misrouted(node: ServerProcess) -> list[str]:
+    return [line for line in node.log() if MISROUTED in line]
 
 
 async def _arrive(
@@ -59,7 +67,9 @@ async def _until_listed(puppet: Puppet, user_id: str) -> None:
 
 
 @each_transport
-async def test_the_guides_clients_talk(proxy: Nginx, start_puppet: StartPuppet, transports: list[str]) -> None:
+async def test_the_guides_clients_talk(
+    proxy: Proxy, nodes: Fleet, start_puppet: StartPuppet, transports: list[str]
+) -> None:
     people = [await _arrive(start_puppet, proxy.url, {"username": f"user {n}"}, transports) for n in range(4)]
     for number, (puppet, _) in enumerate(people):
         _, to = people[(number + 1) % len(people)]
@@ -68,11 +78,13 @@ async def test_the_guides_clients_talk(proxy: Nginx, start_puppet: StartPuppet, 
     for number, (puppet, _) in enumerate(people):
         content = f"from {(number - 1) % len(people)}"
         await puppet.wait_for("private message", lambda args, content=content: args[0]["content"] == content)
+        assert not puppet.args_of("@disconnect")
+    assert not [line for node in nodes.nodes for line in _misrouted(node)]
 
 
 @each_transport
 async def test_a_killed_node_is_left_for_another(
-    proxy: Nginx, nodes: Fleet, start_puppet: StartPuppet, transports: list[str]
+    proxy: Proxy, nodes: Fleet, start_puppet: StartPuppet, transports: list[str]
 ) -> None:
     ann, ann_session = await _arrive(start_puppet, proxy.url, {"username": "ann"}, transports)
     mark = ann.mark()
@@ -93,36 +105,77 @@ async def test_a_killed_node_is_left_for_another(
     assert ann.mark() > mark
 
 
-async def test_a_poll_at_the_wrong_node_is_refused_and_the_log_says_what_to_do(nodes: Fleet) -> None:
+async def test_a_poll_at_the_wrong_node_is_refused_and_the_log_says_once_what_to_do(nodes: Fleet) -> None:
     """F30."""
     here, there = nodes.nodes[:2]
+    sid = await _poll_elsewhere(here, there, times=5)
+    assert sid.startswith("one.")
+    there.wait_for_log("a request for a session of node 'one' came to this one")
+    assert len(_misrouted(there)) == 1
+    assert not _misrouted(here)
+
+
+async def test_nodes_without_names_say_that_they_need_them(three: Fleet) -> None:
+    here, there = three.nodes[:2]
+    await _poll_elsewhere(here, there, times=5)
+    there.wait_for_log("its id names no node")
+    assert len(_misrouted(there)) == 1
+
+
+async def _poll_elsewhere(here: ServerProcess, there: ServerProcess, times: int) -> str:
+    """Open a session here and ask there for its messages; its id."""
     async with aiohttp.ClientSession() as http:
         async with http.get(f"{here.url}/socket.io/?EIO=4&transport=polling") as opened:
-            sid = (await opened.text()).split('"')[3]
-        assert sid.startswith("one.")
-        async with http.get(f"{there.url}/socket.io/?EIO=4&transport=polling&sid={sid}") as refused:
-            assert refused.status == 400
-            assert await refused.json() == {"code": 1, "message": "Session ID unknown"}
-    there.wait_for_log("a request for a session of node 'one' came to this one")
+            sid: str = json.loads((await opened.text())[1:])["sid"]
+        for _ in range(times):
+            async with http.get(f"{there.url}/socket.io/?EIO=4&transport=polling&sid={sid}") as refused:
+                assert refused.status == 400
+                assert await refused.json() == {"code": 1, "message": "Session ID unknown"}
+    return sid
 
 
+async def test_requests_arrive_as_they_are(proxy: Proxy) -> None:
+    """Origin and Host, of polls and of websockets: the nodes know no name but what the proxy passes on. And whole bodies."""
+    polling, websocket = (f"{proxy.url}/socket.io/?EIO=4&transport={name}" for name in ("polling", "websocket"))
+    foreign = "http://localhost.example"
+    async with aiohttp.ClientSession() as http:
+        for origin, status in ((proxy.url, 200), (foreign, 403)):
+            async with http.get(polling, headers={"origin": origin}) as answer:
+                assert answer.status == status
+        async with http.ws_connect(websocket, origin=proxy.url) as opened:
+            assert (await opened.receive_str()).startswith("0{")
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+            await http.ws_connect(websocket, origin=foreign)
+        for size, status in ((1_000_000, 200), (1_100_000, 413)):
+            async with http.get(polling) as answer:
+                sid = json.loads((await answer.text())[1:])["sid"]
+            packet = io.BytesIO(b'40{"username":"' + b"x" * (size - 17) + b'"}')
+            async with http.post(f"{polling}&sid={sid}", data=packet, headers={"content-type": "text/plain"}) as answer:
+                assert answer.status == status
+
+
+async def test_a_taken_port_is_not_mistaken_for_the_proxys(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ProxyFailed, match=f"port {port} is taken"):
+            Nginx(tmp_path / "proxy", port, [1, 2, 3]).__enter__()
+
+
+@pytest.mark.parametrize("kind", [Nginx, Caddy])
 async def test_limits_count_the_clients_behind_the_proxy(
-    fleet: Fleet, database: str, nats: NatsServer, tmp_path: Path
+    kind: type[Proxy], fleet: Fleet, database: str, nats: NatsServer, tmp_path: Path
 ) -> None:
-    for name in ("one", "two", "three"):
-        limits = ("--connect-rate", "0.001", "--connect-burst", "2")
-        fleet.add(database, nats.url, "--node", name, "--trusted-proxy", "127.0.0.1", *limits)
+    limits = ("--connect-rate", "0.001", "--connect-burst", "2")
+    node = fleet.add(database, nats.url, "--node", "one", "--trusted-proxy", "127.0.0.1", *limits)
     fleet.start()
-    only = fleet.nodes[0].port
-    with Nginx(tmp_path / "nginx", free_port(), [only, only, only]) as proxy:
-        statuses: list[int] = []
-        async with aiohttp.ClientSession() as http:
-            for address in ["192.0.2.1"] * 3 + ["192.0.2.2"]:
-                # What a client says of itself comes before what the proxy adds: it is not believed.
-                headers = {"x-forwarded-for": f"203.0.113.{len(statuses)}, {address}"}
-                url = f"{fleet.nodes[0].url}/socket.io/?EIO=4&transport=polling"
-                async with http.get(url, headers=headers) as answer:
-                    statuses.append(answer.status)
-            assert statuses == [200, 200, 429, 200]
-            async with http.get(f"{proxy.url}/socket.io/?EIO=4&transport=polling") as answer:
-                assert answer.status == 200
+    statuses: list[int] = []
+    with kind(tmp_path / "proxy", free_port(), [node.port] * 3) as proxy:
+        for client in ["127.0.0.2"] * 3 + ["127.0.0.3"]:
+            # What clients say of themselves is not believed.
+            headers = {"x-forwarded-for": f"203.0.113.{len(statuses)}"}
+            async with (
+                aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=(client, 0))) as http,
+                http.get(f"{proxy.url}/socket.io/?EIO=4&transport=polling", headers=headers) as answer,
+            ):
+                statuses.append(answer.status)
+    assert statuses == [200, 200, 429, 200]
