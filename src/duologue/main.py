@@ -201,7 +201,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
     registry = None if isinstance(bus, LocalBus) else open_registry(store, settings)
     gateway = Gateway(store, bus, clock, limits, registry)
     outcomes = Outcomes(gateway.hub, gateway.presence, bus, store.epoch)
-    comparison = Comparison(gateway.hub, store)
+    comparison = Comparison(gateway.hub, gateway.sessions, store)
     bus.connect(gateway.hub.receive)
     connections = AddressBuckets(settings.connect_rate, settings.connect_burst)
 

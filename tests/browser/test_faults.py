@@ -202,6 +202,23 @@ def test_leaving_removes_everything_from_the_browser(newcomer: Newcomer) -> None
     assert ada.page.evaluate("() => localStorage.length") == 0
 
 
+def test_leaving_signs_the_other_devices_out(newcomer: Newcomer) -> None:
+    ada = newcomer("Ada Lovelace")
+    held = ada.page.evaluate("() => Object.entries(localStorage)")
+    laptop = newcomer("Ada's laptop")
+    laptop.page.evaluate(
+        "(held) => { localStorage.clear(); held.forEach((each) => localStorage.setItem(...each)) }", held
+    )
+    laptop.page.reload()
+    expect(laptop.page.get_by_text("Ada Lovelace").first).to_be_visible()
+    ada.page.get_by_role("button", name="Leave").click()
+    ada.page.get_by_role("dialog").get_by_role("button", name="Leave").click()
+    expect(laptop.page.get_by_role("heading", name="We could not sign you in")).to_be_visible()
+    expect(laptop.page.get_by_role("alert")).to_contain_text("Perhaps you left on another device")
+    laptop.page.get_by_role("button", name="Start anew").click()
+    expect(laptop.page.get_by_label("Your name")).to_be_visible()
+
+
 def is_message_ack(frame: str) -> re.Match[str] | None:
     """An ack that says where a message was stored; its first group is the ack's number."""
     return re.match(r'43(\d+)\[\{.*"seq":', frame)

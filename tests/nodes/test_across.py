@@ -14,7 +14,7 @@ import pytest
 from cluster.nats import NatsServer
 from tests.nodes.fleet import Fleet
 from tests.support.checker import check
-from tests.support.client import ChatClient, stored_messages
+from tests.support.client import ChatClient, Refused, stored_messages
 from tests.support.record import Record
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
@@ -172,3 +172,35 @@ async def test_the_health_of_a_node_without_its_bus(own_nats: NatsServer, fleet:
         await until(lambda health: health == {"status": "degraded", "without": ["bus"]})
         await asyncio.to_thread(own_nats.start)
         await until(lambda health: health == {"status": "ok"})
+
+
+async def test_who_signs_out_is_signed_out_on_every_node(two: Fleet) -> None:
+    here, there = (node.url for node in two.nodes)
+    async with ChatClient(there, "bob") as bob:
+        phone = await ChatClient(here, "ann").connect()
+        laptop = await ChatClient(there, "ann", session_id=phone.session_id).connect()
+        for device in (phone, laptop):
+            device.may_be_dismissed = True
+        await phone.request("sign out", {})
+        await laptop.wait_ended(timeout=1.0)
+        assert laptop.dismissed
+        with pytest.raises(Refused, match="invalid username"):
+            await laptop.connect()
+        await bob.complete()
+
+
+async def test_who_signs_out_while_the_bus_is_away_is_signed_out_by_a_comparison(
+    own_nats: NatsServer, fleet: Fleet, database: str
+) -> None:
+    for _ in range(2):
+        fleet.add(database, own_nats.url)
+    fleet.start()
+    here, there = (node.url for node in fleet.nodes)
+    phone = await ChatClient(here, "ann").connect()
+    laptop = await ChatClient(there, "ann", session_id=phone.session_id).connect()
+    for device in (phone, laptop):
+        device.may_be_dismissed = True
+    await asyncio.to_thread(own_nats.kill)
+    await phone.request("sign out", {})
+    await laptop.wait_ended()
+    assert laptop.dismissed

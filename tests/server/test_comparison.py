@@ -15,6 +15,7 @@ from duologue.domain.model import User
 from duologue.server import comparison as comparison_module
 from duologue.server.comparison import Comparison
 from duologue.server.hub import LATE_HINT_PATIENCE, Client, Hub
+from duologue.server.sessions import Sessions
 from duologue.server.transport import Socket
 from tests.store.conftest import ANN, Bench
 from tests.support.inside import LIMITS
@@ -42,11 +43,12 @@ async def test_many_who_are_behind_wait_for_late_hints_once(tmp_path: Path, monk
     hub = Hub(LocalBus(), on_gap, lambda: False, LIMITS.page_bytes)
     senders = Senders(store, bench.clock, LIMITS)
     for user in users:
-        client = Client(cast("Socket", None), senders.make(user), syncs=True)
+        client = Client(cast("Socket", None), senders.make(user), user.id.encode(), syncs=True)
         hub.attach(client)
         hub.go_live(client, 0)
         await bench.send(ANN, user)
-    comparing = Comparison(hub, store)
+    sessions = Sessions(hub, store, LocalBus(), bench.clock, lambda *_: pytest.fail("nobody signs out"), 60.0)
+    comparing = Comparison(hub, sessions, store)
     comparing.bus_changed(False)
     task = asyncio.create_task(comparing.run())
     start = time.monotonic()

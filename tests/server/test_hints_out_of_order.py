@@ -51,7 +51,7 @@ class Scene:
         self._news = asyncio.Event()
         self.hub = Hub(LocalBus(), self._gap, lambda: True, 1_000_000, patience)
         self.wires = [Wire(f"socket {n}") for n in range(sockets)]
-        self.clients = [Client(cast("Any", wire), cast("Any", Owner()), syncs=True) for wire in self.wires]
+        self.clients = [Client(cast("Any", wire), cast("Any", Owner()), b"session", syncs=True) for wire in self.wires]
         for client in self.clients:
             self.hub.attach(client)
             self.hub.go_live(client, 0)

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from duologue.domain.errors import Code, Refusal
+from duologue.domain.identity import token_hash
 from duologue.domain.model import Gap, Positions, User
 from duologue.domain.ports import PendingMessage, PendingReceipt
 
@@ -206,6 +207,22 @@ async def test_people_sessions_and_the_directory(ready: Bench) -> None:
     assert page.next == BOB.id
     last = await store.directory(BOB.id, 2)
     assert ([p.user for p in last.people], last.next) == ([CAT], None)
+
+
+async def test_a_session_that_has_ended_is_unknown_and_the_others_are_not(ready: Bench) -> None:
+    store = ready.store
+    mine, others = token_hash("a" * 64), token_hash("b" * 64)
+    for number, each in enumerate((mine, others)):
+        await store.create_guest(User(f"{number:016x}", "Dan"), each)
+    assert await store.sessions([mine, token_hash("c" * 64), others]) == {mine, others}
+    await store.end_session(mine)
+    await store.end_session(mine)
+    assert await store.session_user(mine) is None
+    assert await store.sessions([mine, others]) == {others}
+    assert await store.sessions([]) == frozenset()
+    assert [person.user.name for person in await store.people([f"{0:016x}"])] == ["Dan"]
+    with pytest.raises(Refusal, match=Code.BAD_REQUEST):
+        await store.create_guest(User(f"{0:016x}", "Other"), mine)
 
 
 async def test_roster_of_few_and_of_many(ready: Bench) -> None:

@@ -92,6 +92,8 @@ class ChatClient:
         self._gone = asyncio.Event()
         self._gone.set()
         self._held: dict[str, Coverage] = {}
+        self.may_be_dismissed = False
+        self.dismissed = False
         self._synced = False
         self._last_cursor: str | None = None
         self._ack_ids = itertools.count()
@@ -286,8 +288,10 @@ class ChatClient:
                 refusal = msgspec.json.decode(body)
                 self._fail_connect(Refused(refusal["message"], refusal))
             case b"1":
-                # The stock client would stay away for good: this server closes transports instead, always.
-                self.record.broken.append(f"{self.log.name} was dismissed by a DISCONNECT packet")
+                # The stock client stays away for good: unless its session has ended this server closes transports instead.
+                if not self.may_be_dismissed:
+                    self.record.broken.append(f"{self.log.name} was dismissed by a DISCONNECT packet")
+                self.dismissed = True
                 self.cut()
 
     def ended(self, reason: str) -> None:

@@ -120,6 +120,9 @@ class GatedStore(SqliteStore):
     async def session_user(self, token_hash: bytes) -> User | None:
         return await self._gated("session_user", partial(super().session_user, token_hash))
 
+    async def end_session(self, token_hash: bytes) -> None:
+        await self._gated("end_session", partial(super().end_session, token_hash))
+
     async def people(self, ids: Sequence[str]) -> list[Person]:
         return await self._gated("people", partial(super().people, ids))
 

@@ -98,11 +98,15 @@ export class Connection {
   }
 
   /** Resolves with a successful ack; rejects with `Refusal` or `NoAnswer`, nothing else. */
-  async request<E extends keyof Requests>(event: E, body: Requests[E][0]): Promise<Requests[E][1]> {
+  async request<E extends keyof Requests>(
+    event: E,
+    body: Requests[E][0],
+    patience = ACK_TIMEOUT,
+  ): Promise<Requests[E][1]> {
     if (!this.socket.connected) throw new NoAnswer()
     let answer: unknown
     try {
-      answer = await this.socket.timeout(ACK_TIMEOUT).emitWithAck(event, body)
+      answer = await this.socket.timeout(patience).emitWithAck(event, body)
     } catch {
       throw new NoAnswer()
     }

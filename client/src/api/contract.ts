@@ -78,6 +78,7 @@ export interface Requests {
   ]
   directory: [{ after?: string; limit?: number }, { people: WirePerson[]; next: string | null }]
   watch: [{ users: UserID[] }, { people: WirePerson[] }]
+  'sign out': [Record<string, never>, Record<string, never>]
   received: [{ with: UserID; seq: number }, Positions]
   read: [{ with: UserID; seq: number }, Positions]
   typing: [{ to: UserID }, object]

@@ -30,9 +30,13 @@ export const useLink = defineStore('link', () => {
     connection?.restart()
   }
 
-  async function request<E extends keyof Requests>(event: E, body: Requests[E][0]): Promise<Requests[E][1]> {
+  async function request<E extends keyof Requests>(
+    event: E,
+    body: Requests[E][0],
+    patience?: number,
+  ): Promise<Requests[E][1]> {
     if (!connection) throw new NoAnswer()
-    return await connection.request(event, body)
+    return await connection.request(event, body, patience)
   }
 
   return { state, limits, refusal, connected, attach, restart, request }

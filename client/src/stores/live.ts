@@ -16,6 +16,9 @@ import { useVault } from './vault'
 /** How often the directory is read again while somebody looks at it, in milliseconds. */
 const DIRECTORY_EVERY = 15_000
 
+/** How long leaving waits for the server, in milliseconds. */
+const LEAVE_PATIENCE = 2_000
+
 /** Brings the stores to life: loads what is held, connects, and leads every event to the store that it concerns. */
 export const useLive = defineStore('live', () => {
   const conversations = useConversations()
@@ -52,9 +55,11 @@ export const useLive = defineStore('live', () => {
     connect()
   }
 
-  /** Gives the identity up, with everything that this browser holds of it. Other tabs follow. */
+  /** Gives the identity up, with everything that this browser holds of it. Other tabs and devices follow. */
   async function leave(): Promise<void> {
     tabs.tell({ kind: 'left' })
+    // Without an answer the server goes on knowing the key, which nobody has any more once it's erased here.
+    await link.request('sign out', {}, LEAVE_PATIENCE).catch(lostAgain)
     await end(true)
   }
 

@@ -96,6 +96,14 @@ class Store(Protocol):
 
     async def session_user(self, token_hash: bytes) -> User | None: ...
 
+    async def sessions(self, token_hashes: Sequence[bytes]) -> frozenset[bytes]:
+        """Those of the sessions that exist."""
+        ...
+
+    async def end_session(self, token_hash: bytes) -> None:
+        """From now on nobody can be signed in by it. Of a session that doesn't exist it says nothing."""
+        ...
+
     async def people(self, ids: Sequence[str]) -> list[Person]:
         """Those of the ids that exist, in no particular order."""
         ...

@@ -13,6 +13,7 @@ from duologue.actions.send import Senders
 from duologue.actions.sessions import join, resume
 from duologue.domain.cursor import format_cursor
 from duologue.domain.errors import Code, Refusal
+from duologue.domain.identity import token_hash
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import Roster, SyncPage, User
 from duologue.domain.ports import Bus, Store
@@ -20,6 +21,7 @@ from duologue.server import events
 from duologue.server.fitting import read_fitting, roster_besides, roster_messages, sync_besides, sync_messages
 from duologue.server.hub import Client, Hub
 from duologue.server.presence import Presence
+from duologue.server.sessions import Sessions
 from duologue.server.transport import Frame, Socket
 from duologue.wire import encode_event
 
@@ -32,12 +34,20 @@ _decode_auth = msgspec.json.Decoder(events.Auth).decode
 
 class Admission:
     def __init__(
-        self, hub: Hub, bus: Bus, presence: Presence, senders: Senders, store: Store, limits: ChatLimits
+        self,
+        hub: Hub,
+        bus: Bus,
+        presence: Presence,
+        sessions: Sessions,
+        senders: Senders,
+        store: Store,
+        limits: ChatLimits,
     ) -> None:
         self._hub = hub
         self._bus = bus
         self._senders = senders
         self._presence = presence
+        self._sessions = sessions
         self._store = store
         self._limits = limits
         self._line = asyncio.Semaphore(ADMISSIONS_AT_ONCE)
@@ -55,12 +65,15 @@ class Admission:
         if user is None:
             # Outside the line: those who are known have only to be read, also while nothing can be written.
             user, token = await join(self._store, auth.username)
+        session = token_hash(token)
         async with self._line:
+            if self._sessions.has_ended(session):
+                raise Refusal(Code.INVALID_USERNAME, "the session has just ended")
             if self._hub.count(user.id) >= self._limits.max_user_connections:
                 raise Refusal(Code.OVERLOADED, "the user has too many connections")
             sender = self._hub.sender_of(user.id) or self._senders.make(user)
             syncs = isinstance(auth.sync, dict)
-            client = Client(socket, sender, syncs)
+            client = Client(socket, sender, session, syncs)
             self._hub.attach(client)
             self._presence.expect(client)
             socket.data = client

@@ -1,4 +1,5 @@
-"""What the bus has lost without a trace: the versions of who is here are compared with the store's, at an interval.
+"""What the bus has lost without a trace: the versions and the sessions of who is here are compared with the store's, at an
+interval.
 
 A lost hint is noticed at the next one for the same user; this is for the last one, and for the time in which there are none
 because the bus is away. One query for some hundred users, nothing for a user or a socket.
@@ -12,6 +13,7 @@ from typing import Final
 
 from duologue.domain.ports import Store
 from duologue.server.hub import LATE_HINT_PATIENCE, Hub
+from duologue.server.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +31,15 @@ class Comparison:
     """`run` until cancelled. `bus_changed` tells whether the bus works, and is called whenever that changes."""
 
     def __init__(
-        self, hub: Hub, store: Store, calm_interval: float = CALM_INTERVAL, alert_interval: float = ALERT_INTERVAL
+        self,
+        hub: Hub,
+        sessions: Sessions,
+        store: Store,
+        calm_interval: float = CALM_INTERVAL,
+        alert_interval: float = ALERT_INTERVAL,
     ) -> None:
         self._hub = hub
+        self._sessions = sessions
         self._store = store
         self._calm_interval = calm_interval
         self._alert_interval = alert_interval
@@ -52,8 +60,9 @@ class Comparison:
             self._changed.clear()
             try:
                 await self._compare()
+                await self._sessions.compare()
             except Exception as error:  # whatever it is: without comparisons lost hints stay lost
-                logger.warning("the versions can't be compared, trying again: %r", error)
+                logger.warning("the store can't be compared with, trying again: %r", error)
 
     async def _compare(self) -> None:
         users = self._hub.users()

@@ -58,6 +58,10 @@ class Watch(msgspec.Struct):
     users: list[str]
 
 
+class SignOut(msgspec.Struct):
+    pass
+
+
 class Typing(msgspec.Struct, gc=False):
     to: str
 

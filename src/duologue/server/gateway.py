@@ -28,6 +28,7 @@ from duologue.server.elsewhere import Elsewhere
 from duologue.server.hub import LATE_HINT_PATIENCE, Client, Hub
 from duologue.server.presence import Presence
 from duologue.server.requests import REQUESTS, Requests
+from duologue.server.sessions import Sessions
 from duologue.server.transport import Socket
 from duologue.wire import encode_event
 
@@ -81,10 +82,11 @@ class Gateway:
         elsewhere = None if registry is None else Elsewhere(registry, store, bus, limits)
         self.presence = Presence(self.hub, store, clock, limits, elsewhere)
         self.senders = Senders(store, clock, limits)
-        self._admission = Admission(self.hub, bus, self.presence, self.senders, store, limits)
+        self.sessions = Sessions(self.hub, store, bus, clock, self.spawn, ADMISSION_TIMEOUT)
+        self._admission = Admission(self.hub, bus, self.presence, self.sessions, self.senders, store, limits)
         self._catch_up_line = asyncio.Semaphore(CATCH_UPS_AT_ONCE)
         self._catchup = CatchUp(self.hub, self.presence, store, limits)
-        self._requests = Requests(store, bus, self.presence, limits)
+        self._requests = Requests(store, bus, self.presence, self.sessions, limits)
         self._tasks: set[asyncio.Task[None]] = set()
         self._admissions: dict[Socket, asyncio.Task[None]] = {}
         self._sign_ins = AddressBuckets(limits.connect_rate, limits.connect_burst)
@@ -99,6 +101,7 @@ class Gateway:
         }
 
     async def start(self) -> None:
+        self.sessions.start()
         self.spawn(self.presence.run(), "presence")
 
     async def leave(self) -> None:

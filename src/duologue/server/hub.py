@@ -41,11 +41,24 @@ class Backlog:
 class Client:
     """A signed-in socket."""
 
-    __slots__ = ("ahead", "backlog", "requests", "sender", "socket", "syncs", "version", "watch_turn", "watched")
+    __slots__ = (
+        "ahead",
+        "backlog",
+        "requests",
+        "sender",
+        "session",
+        "socket",
+        "syncs",
+        "version",
+        "watch_turn",
+        "watched",
+    )
 
-    def __init__(self, socket: Socket, sender: Sender, syncs: bool) -> None:
+    def __init__(self, socket: Socket, sender: Sender, session: bytes, syncs: bool) -> None:
         self.socket = socket
         self.sender = sender
+        self.session = session
+        """The hash of the token that it was signed in by."""
         self.syncs = syncs
         """It has the sync form of the protocol, else the guide's."""
         self.version = 0

@@ -14,6 +14,7 @@ from duologue.server import events
 from duologue.server.fitting import fit, read_fitting, sync_besides, sync_messages
 from duologue.server.hub import Client
 from duologue.server.presence import Presence
+from duologue.server.sessions import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 class Requests:
     """Each method takes the client and its decoded argument, and returns the ack's JSON or raises `Refusal`."""
 
-    def __init__(self, store: Store, bus: Bus, presence: Presence, limits: ChatLimits) -> None:
+    def __init__(self, store: Store, bus: Bus, presence: Presence, sessions: Sessions, limits: ChatLimits) -> None:
         self._store = store
         self._bus = bus
         self._presence = presence
+        self._sessions = sessions
         self._limits = limits
         self._turns = itertools.count(1)
 
@@ -68,11 +70,16 @@ class Requests:
         is_online = await self._presence.sight([each.user.id for each in people], client.user_id)
         return events.encode({"people": [events.person(each, is_online(each.user.id)) for each in people]})
 
+    async def sign_out(self, client: Client, asked: events.SignOut) -> bytes:
+        await self._sessions.end(client)
+        return b"{}"
+
 
 REQUESTS: dict[str, tuple[type[msgspec.Struct], Request]] = {
     "sync": (events.Sync, Requests.sync),
     "history": (events.History, Requests.history),
     "directory": (events.Directory, Requests.directory),
     "watch": (events.Watch, Requests.watch),
+    "sign out": (events.SignOut, Requests.sign_out),
 }
 """The argument's type and the method, by the event's name."""

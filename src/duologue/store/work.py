@@ -47,6 +47,16 @@ class Departure(OneOff):
         self.at = at
 
 
+class SessionEnd(OneOff):
+    """A session that nobody is to be signed in by any more."""
+
+    __slots__ = ("token_hash",)
+
+    def __init__(self, future: asyncio.Future[None], token_hash: bytes) -> None:
+        super().__init__(future)
+        self.token_hash = token_hash
+
+
 Work = Pending | OneOff
 
 

@@ -30,6 +30,8 @@ _ME = "SELECT name, version FROM duologue.person WHERE id = $1"
 
 _SESSION = "SELECT person FROM duologue.session WHERE token_hash = $1"
 
+_SESSIONS = "SELECT token_hash FROM duologue.session WHERE token_hash = ANY($1::bytea[])"
+
 _PEOPLE = "SELECT id, name, last_seen FROM duologue.person WHERE id = ANY($1::bigint[])"
 
 _DIRECTORY = "SELECT id, name, last_seen FROM duologue.person WHERE id > $1 ORDER BY id LIMIT $2"
@@ -96,6 +98,10 @@ async def session_user(connection: Connection, token_hash: bytes) -> User | None
         return None
     row = await connection.fetchrow(_ME, key)
     return None if row is None else User(user_id(key), row[0])
+
+
+async def sessions(connection: Connection, token_hashes: Sequence[bytes]) -> frozenset[bytes]:
+    return frozenset(found for (found,) in await connection.fetch(_SESSIONS, token_hashes))
 
 
 async def people(connection: Connection, ids: Sequence[str]) -> list[Person]:

@@ -23,7 +23,7 @@ from duologue.store.postgres.connection import (
 )
 from duologue.store.postgres.registry import PostgresRegistry
 from duologue.store.postgres.writer import Writer
-from duologue.store.work import Departure, NewGuest
+from duologue.store.work import Departure, NewGuest, SessionEnd
 
 READERS: Final = 8
 """Reading connections of one node."""
@@ -126,8 +126,14 @@ class PostgresStore:
     async def seen(self, users: Sequence[str], at: int) -> None:
         await self._committer.run(Departure(asyncio.get_running_loop().create_future(), users, at))
 
+    async def end_session(self, token_hash: bytes) -> None:
+        await self._committer.run(SessionEnd(asyncio.get_running_loop().create_future(), token_hash))
+
     async def session_user(self, token_hash: bytes) -> User | None:
         return await self._read(queries.session_user, token_hash)
+
+    async def sessions(self, token_hashes: Sequence[bytes]) -> frozenset[bytes]:
+        return await self._read(queries.sessions, token_hashes)
 
     async def people(self, ids: Sequence[str]) -> list[Person]:
         return await self._read(queries.people, ids)

@@ -25,7 +25,7 @@ from duologue.store.ledger import Account, Entries, Head, Ledger, MessageKey, St
 from duologue.store.postgres.connection import DAMAGED, LOST, RETRYABLE, STATEMENT_TIMEOUT, Connection, connect
 from duologue.store.postgres.keys import conversation_key, user_id, user_key
 from duologue.store.postgres.schema import keep_migrations_out, let_migrations_in
-from duologue.store.work import Departure, NewGuest, OneOff, Work, encodable, fail
+from duologue.store.work import Departure, NewGuest, OneOff, SessionEnd, Work, encodable, fail
 
 WARY_BATCHES: Final = 32
 """After a batch with a repeated message this many batches look for repetitions first instead of being surprised."""
@@ -88,6 +88,8 @@ _GUEST = """
 """
 
 _SAME_GUEST = "SELECT 1 FROM duologue.session WHERE token_hash = $1 AND person = $2"
+
+_SESSION_END = "DELETE FROM duologue.session WHERE token_hash = ANY($1::bytea[])"
 
 _LEFT = "UPDATE duologue.person SET last_seen = $1 WHERE id = ANY($2::bigint[])"
 
@@ -170,6 +172,7 @@ class Writer:
             guests = await self._write_guests(connection, one_offs)
             ledger.accounts = await self._lock(connection, pendings, one_offs)
             await self._write_departures(connection, one_offs)
+            await self._write_session_ends(connection, one_offs)
             if pendings:
                 await self._write_pendings(connection, ledger, pendings, unsure)
         except BaseException as error:
@@ -266,6 +269,11 @@ class Writer:
         for work in works:
             if isinstance(work, Departure):
                 await connection.execute(_LEFT, work.at, _keys(work.users))
+
+    async def _write_session_ends(self, connection: Connection, works: Sequence[OneOff]) -> None:
+        ended = [work.token_hash for work in works if isinstance(work, SessionEnd)]
+        if ended:
+            await connection.execute(_SESSION_END, ended)
 
     async def _say_goodbye(self) -> None:
         """Let migrations in at once: the server would notice only a moment later that the connection is gone."""

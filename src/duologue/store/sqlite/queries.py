@@ -33,6 +33,8 @@ _PERSON_KEY = "SELECT key FROM person WHERE id = ?"
 
 _SESSION_USER = "SELECT id, name FROM session JOIN person ON key = person WHERE token_hash = ?"
 
+_SESSIONS = "SELECT token_hash FROM session WHERE token_hash IN (SELECT unhex(value) FROM json_each(?))"
+
 _PEOPLE = "SELECT id, name, last_seen FROM person WHERE id IN (SELECT value FROM json_each(?))"
 
 _DIRECTORY = "SELECT id, name, last_seen FROM person WHERE id > ? ORDER BY id LIMIT ?"
@@ -96,6 +98,11 @@ def session_user(connection: apsw.Connection, token_hash: bytes) -> User | None:
     for row in _rows(connection, _SESSION_USER, (token_hash,)):
         return User(*row)
     return None
+
+
+def sessions(connection: apsw.Connection, token_hashes: Sequence[bytes]) -> frozenset[bytes]:
+    wanted = _json([each.hex() for each in token_hashes])
+    return frozenset(bytes(found) for (found,) in _rows(connection, _SESSIONS, (wanted,)))
 
 
 def people(connection: apsw.Connection, ids: Sequence[str]) -> list[Person]:

@@ -19,7 +19,7 @@ from duologue.store.sqlite.files import Folder
 from duologue.store.sqlite.readers import READERS, Readers
 from duologue.store.sqlite.wal import MAX_WAL, Wal
 from duologue.store.sqlite.writer import Writer
-from duologue.store.work import Departure, NewGuest
+from duologue.store.work import Departure, NewGuest, SessionEnd
 
 BUSY_TIMEOUT = 2.0
 """Seconds to wait for another process that locks the database, before a batch is refused as UNAVAILABLE."""
@@ -98,8 +98,14 @@ class SqliteStore:
     async def seen(self, users: Sequence[str], at: int) -> None:
         await self._committer.run(Departure(asyncio.get_running_loop().create_future(), users, at))
 
+    async def end_session(self, token_hash: bytes) -> None:
+        await self._committer.run(SessionEnd(asyncio.get_running_loop().create_future(), token_hash))
+
     async def session_user(self, token_hash: bytes) -> User | None:
         return await self._readers.run(queries.session_user, token_hash)
+
+    async def sessions(self, token_hashes: Sequence[bytes]) -> frozenset[bytes]:
+        return await self._readers.run(queries.sessions, token_hashes)
 
     async def people(self, ids: Sequence[str]) -> list[Person]:
         return await self._readers.run(queries.people, ids)

@@ -18,7 +18,7 @@ from duologue.domain.ports import Clock, Pending, PendingMessage
 from duologue.store.ledger import Account, Head, Ledger, MessageKey, Pair, Stored
 from duologue.store.sqlite.bulk import BulkInsert
 from duologue.store.sqlite.wal import Wal
-from duologue.store.work import Departure, NewGuest, OneOff, Work, encodable, fail
+from duologue.store.work import Departure, NewGuest, OneOff, SessionEnd, Work, encodable, fail
 
 WARY_BATCHES = 32
 """After a batch with a repeated message this many batches look for repetitions first instead of being surprised: in a
@@ -175,6 +175,8 @@ class Writer:
                 guests += 1
             elif isinstance(work, Departure):
                 execute(_LEFT, (work.at, _text([user for user in work.users if user.isascii()])))
+            elif isinstance(work, SessionEnd):
+                execute("DELETE FROM session WHERE token_hash = ?", (work.token_hash,))
         return guests
 
     def _roll_back(self) -> None:
