@@ -40,6 +40,7 @@ class Node:
         self.topics: list[tuple[str, bytes]] = []
         self._news = asyncio.Event()
         bus.connect(self.receive)
+        bus.subscribe_notices(self.hear)
 
     def receive(self, user: str, version: int, packet: bytes, exclude: str, announcement: bool) -> None:
         self.got.append(Got(user, version, packet, exclude, announcement))

@@ -110,6 +110,20 @@ async def test_topics_reach_every_subscribed_node_by_name_and_by_pattern(nodes: 
     assert there.topics == [("p.ann", b"1"), ("g.bob", b"3"), ("g.cat", b"")]
 
 
+async def test_a_notice_is_for_other_nodes_where_the_user_is(nodes: tuple[Node, Node]) -> None:
+    here, there = nodes
+    here.bus.subscribe(BOB)
+    there.bus.subscribe(BOB)
+    there.bus.subscribe_topic("the.end", there.hear)
+    await there.bus.settled()
+    here.bus.notify(BOB, b"\x00any bytes\xff")
+    here.bus.notify(ANN, b"nobody is here")
+    here.bus.publish_topic("the.end", b"")
+    await there.until(lambda: ("the.end", b"") in there.topics)
+    assert there.topics == ([] if here is there else [(BOB, b"\x00any bytes\xff")]) + [("the.end", b"")]
+    assert (here.got, there.got) == ([], [])
+
+
 async def test_a_node_hears_its_own_publications_once(nodes: tuple[Node, Node]) -> None:
     here, _ = nodes
     here.bus.subscribe(BOB)

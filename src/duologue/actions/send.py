@@ -19,7 +19,7 @@ MAX_POSITION: Final = 2**53
 class Sender:
     """What one user may send. Shared by all their sockets on this node, as is the rate."""
 
-    __slots__ = ("_limits", "_now", "_submit", "bucket", "user")
+    __slots__ = ("_burst", "_limits", "_now", "_rate", "_submit", "bucket", "user")
 
     def __init__(self, user: User, bucket: TokenBucket, store: Store, clock: Clock, limits: ChatLimits) -> None:
         self.user = user
@@ -27,6 +27,13 @@ class Sender:
         self._now = clock.monotonic
         self._limits = limits
         self.bucket = bucket
+        self._rate = limits.message_rate
+        self._burst = limits.message_burst
+
+    def share(self, nodes: int) -> None:
+        """Allow an equal share of the rate, for the user is connected to so many nodes."""
+        self._rate = self._limits.message_rate / nodes
+        self._burst = max(1.0, self._limits.message_burst / nodes)
 
     def message(self, to: str, content: str, id: str | None, origin: object) -> None:
         """Submit a message; what became of it reaches the store's sink with `origin`. Raises `Refusal`."""
@@ -49,7 +56,7 @@ class Sender:
 
     def spend(self) -> None:
         """Take one from the user's allowance, of which every event costs one. Raises `Refusal(RATE_LIMITED)`."""
-        wait = self.bucket.take(self._now(), self._limits.message_rate, self._limits.message_burst)
+        wait = self.bucket.take(self._now(), self._rate, self._burst)
         if wait:
             raise Refusal(Code.RATE_LIMITED, retry_after=wait)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from duologue.bus.topics import Topics
-from duologue.domain.ports import Receiver
+from duologue.domain.ports import Receiver, TopicReceiver
 
 
 class LocalBus:
@@ -18,6 +18,12 @@ class LocalBus:
         self.subscribe_topic = self._topics.subscribe
         self.unsubscribe_topic = self._topics.unsubscribe
         self.publish_topic = self._topics.deliver
+
+    def notify(self, user: str, data: bytes) -> None:
+        """There is no other node."""
+
+    def subscribe_notices(self, receiver: TopicReceiver) -> None:
+        pass
 
     def connect(self, receiver: Receiver) -> None:
         """Where publications go. Called once, before the first."""

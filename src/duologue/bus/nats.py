@@ -48,6 +48,9 @@ _HEAD = struct.Struct("!QBB")
 
 _ANNOUNCEMENT: Final = 1
 
+_NOTICE: Final = 2
+"""Not for the user's sockets but for their nodes."""
+
 _LOSS: Final = "lost"
 """The subject on which nodes say that publications of theirs were lost. Without it the others, who may not have noticed
 anything, would find out only when they next compare by themselves."""
@@ -69,6 +72,7 @@ class NatsBus:
         self._on_change = on_change
         self._link: Link | None = None
         self._receiver: Receiver | None = None
+        self._notice_receiver: TopicReceiver | None = None
         self._sockets: dict[str, int] = {}
         self._topics = Topics()
         self._subscriptions: dict[str, Subscription] = {}
@@ -155,6 +159,12 @@ class NatsBus:
         key = exclude.encode()
         self._send(f"u.{user}", _HEAD.pack(version, _ANNOUNCEMENT if announcement else 0, len(key)) + key + packet)
 
+    def notify(self, user: str, data: bytes) -> None:
+        self._send(f"u.{user}", _HEAD.pack(0, _NOTICE, 0) + data)
+
+    def subscribe_notices(self, receiver: TopicReceiver) -> None:
+        self._notice_receiver = receiver
+
     def subscribe_topic(self, pattern: str, receiver: TopicReceiver) -> None:
         self._topics.subscribe(pattern, receiver)
         self._change(f"t.{pattern}")
@@ -177,8 +187,11 @@ class NatsBus:
         version, flags, length = _HEAD.unpack_from(data)
         start = _HEAD.size + length
         exclude = data[_HEAD.size : start]
-        if flags & ~_ANNOUNCEMENT or len(exclude) < length or not exclude.isascii():
+        if flags > _NOTICE or len(exclude) < length or not exclude.isascii():
             self.malformed += 1
+        elif flags == _NOTICE:
+            if user in self._sockets and self._notice_receiver is not None:
+                self._notice_receiver(user, data[start:])
         elif user in self._sockets and self._receiver is not None:
             self._receiver(user, version, data[start:], exclude.decode(), bool(flags))
 

@@ -223,6 +223,14 @@ class Bus(Protocol):
         """
         ...
 
+    def notify(self, user: str, data: bytes) -> None:
+        """Tell the other nodes where the user has a socket."""
+        ...
+
+    def subscribe_notices(self, receiver: TopicReceiver) -> None:
+        """Hear of what other nodes tell of users who have a socket here. One receiver, given before the first user."""
+        ...
+
     def subscribe_topic(self, pattern: str, receiver: TopicReceiver) -> None:
         """Hear of what any node, this one included, publishes to a topic: words parted by `.`; a last word `*` stands for any
         one. At most one receiver a pattern."""
@@ -239,4 +247,4 @@ Receiver = Callable[[str, int, bytes, str, bool], None]
 """Where a bus delivers what was published for the users that this node subscribed to: the arguments of `publish`."""
 
 TopicReceiver = Callable[[str, bytes], None]
-"""Gets the topic and the data of what was published there."""
+"""Gets the topic, or the user, and the data of what was published there."""

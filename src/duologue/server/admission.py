@@ -22,6 +22,7 @@ from duologue.server.fitting import read_fitting, roster_besides, roster_message
 from duologue.server.hub import Client, Hub
 from duologue.server.presence import Presence
 from duologue.server.sessions import Sessions
+from duologue.server.shares import Shares
 from duologue.server.transport import Frame, Socket
 from duologue.wire import encode_event
 
@@ -39,6 +40,7 @@ class Admission:
         bus: Bus,
         presence: Presence,
         sessions: Sessions,
+        shares: Shares,
         senders: Senders,
         store: Store,
         limits: ChatLimits,
@@ -48,6 +50,7 @@ class Admission:
         self._senders = senders
         self._presence = presence
         self._sessions = sessions
+        self._shares = shares
         self._store = store
         self._limits = limits
         self._line = asyncio.Semaphore(ADMISSIONS_AT_ONCE)
@@ -69,12 +72,13 @@ class Admission:
         async with self._line:
             if self._sessions.has_ended(session):
                 raise Refusal(Code.INVALID_USERNAME, "the session has just ended")
-            if self._hub.count(user.id) >= self._limits.max_user_connections:
+            if self._hub.count(user.id) + self._shares.elsewhere(user.id) >= self._limits.max_user_connections:
                 raise Refusal(Code.OVERLOADED, "the user has too many connections")
             sender = self._hub.sender_of(user.id) or self._senders.make(user)
             syncs = isinstance(auth.sync, dict)
             client = Client(socket, sender, session, syncs)
             self._hub.attach(client)
+            self._shares.came(user.id)
             self._presence.expect(client)
             socket.data = client
             await self._bus.settled()

@@ -29,6 +29,7 @@ from duologue.server.hub import LATE_HINT_PATIENCE, Client, Hub
 from duologue.server.presence import Presence
 from duologue.server.requests import REQUESTS, Requests
 from duologue.server.sessions import Sessions
+from duologue.server.shares import Shares
 from duologue.server.transport import Socket
 from duologue.wire import encode_event
 
@@ -68,6 +69,7 @@ class Gateway:
     ) -> None:
         """`registry` is given where there are other nodes, which publish on the bus and write to the store."""
         alone = registry is None
+        self._several = not alone
         self._store = store
         self._bus = bus
         self._limits = limits
@@ -83,7 +85,10 @@ class Gateway:
         self.presence = Presence(self.hub, store, clock, limits, elsewhere)
         self.senders = Senders(store, clock, limits)
         self.sessions = Sessions(self.hub, store, bus, clock, self.spawn, ADMISSION_TIMEOUT)
-        self._admission = Admission(self.hub, bus, self.presence, self.sessions, self.senders, store, limits)
+        self.shares = Shares(self.hub, bus, clock, limits)
+        self._admission = Admission(
+            self.hub, bus, self.presence, self.sessions, self.shares, self.senders, store, limits
+        )
         self._catch_up_line = asyncio.Semaphore(CATCH_UPS_AT_ONCE)
         self._catchup = CatchUp(self.hub, self.presence, store, limits)
         self._requests = Requests(store, bus, self.presence, self.sessions, limits)
@@ -102,7 +107,10 @@ class Gateway:
 
     async def start(self) -> None:
         self.sessions.start()
+        self.shares.start()
         self.spawn(self.presence.run(), "presence")
+        if self._several:
+            self.spawn(self.shares.run(), "shares")
 
     async def leave(self) -> None:
         """The server is shutting down: what was submitted is still answered, everything new is refused."""
@@ -136,6 +144,7 @@ class Gateway:
             for request in client.requests or ():
                 request.cancel()
             self.hub.detach(client)
+            self.shares.went(client.user_id)
             self.presence.depart(client)
             if not self.hub.is_here(client.user_id):
                 self.senders.leave(client.sender)
