@@ -21,6 +21,7 @@ import pytest
 from cluster.nats import NatsServer
 from cluster.postgres import Postgres
 from tests.support import process
+from tests.support.network import Namespace, namespace
 from tests.support.process import ServerProcess
 
 _SEED = pytest.StashKey[int]()
@@ -142,6 +143,13 @@ def echo_server(shared_echo: ServerProcess) -> Iterator[ServerProcess]:
     print("\n".join(shared_echo.log(mark)))
     assert shared_echo.alive, shared_echo.report()
     assert not shared_echo.tracebacks(mark), "the server logged an exception that it did not expect"
+
+
+@pytest.fixture
+def network() -> Iterator[Namespace]:
+    """A network namespace, with no way out yet."""
+    with namespace() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

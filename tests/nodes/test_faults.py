@@ -80,6 +80,43 @@ async def test_a_node_that_stands_still(three: Fleet, rng: random.Random) -> Non
     await talk_through(three, rng, node.suspend, node.resume)
 
 
+@pytest.mark.torture
+@pytest.mark.timeout(400)
+async def test_a_node_that_stands_still_for_a_minute(three: Fleet, rng: random.Random) -> None:
+    """Longer than the lease of presence, the heartbeats of clients and every time-out of the database."""
+
+    async def stand_still() -> None:
+        node = rng.choice(three.nodes)
+        node.suspend()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            node.resume()
+
+    await talk_through(three, rng, stand_still, stand_still)
+
+
+async def test_a_slow_disk_and_one_that_stands_still(
+    own_postgres: Postgres, fleet: Fleet, nats: NatsServer, rng: random.Random
+) -> None:
+    """Every commit takes a tenth of a second longer (commit_delay waits where a slow sync would), then none comes for seconds."""
+    for _ in range(2):
+        fleet.add(own_postgres.url, nats.url)
+    fleet.start()
+
+    def slow() -> None:
+        own_postgres.set(commit_delay="100000", commit_siblings="0")
+
+    async def stand_still() -> None:
+        own_postgres.suspend()
+        try:
+            await asyncio.sleep(3)
+        finally:
+            own_postgres.resume()
+
+    await talk_through(fleet, rng, slow, stand_still)
+
+
 async def _cut_off(fleet: Fleet, rng: random.Random, proxy: Proxy) -> None:
     """Swallow everything both ways, with no word to either side, and heal it again."""
 

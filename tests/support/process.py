@@ -42,12 +42,15 @@ class ServerProcess:
 
     `command` gets `--port N` appended: 0 at the first start, so that the system chooses and the server says what it got,
     and the same port again at every later one. A server that is `silent` about its address is given a port that was free
-    a moment ago. Standard output and error are gathered into one log.
+    a moment ago. Standard output and error are gathered into one log. `host` is where others reach it.
     """
 
-    def __init__(self, command: Sequence[str], *, silent: bool = False, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], *, silent: bool = False, env: Mapping[str, str] | None = None, host: str = HOST
+    ) -> None:
         self._command = list(command)
         self._silent = silent
+        self._host = host
         # The server of this work tree, whatever is installed.
         path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
         self._env = {
@@ -145,7 +148,7 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     def rss(self) -> int:
         """Resident memory in bytes, as Linux counts it."""

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from tests.support.checker import check
-from tests.support.client import ChatClient, stored_messages
+from tests.support.client import ChatClient, ConnectionLost, NoAnswer, stored_messages
 from tests.support.record import Record
+
+T = TypeVar("T")
 
 PEOPLE = 6
 LATE = 5.0
 """Seconds in which what was sent last has to reach those who are connected, whatever has failed before."""
+
+RECOVERY = 60.0
+"""Seconds in which everybody has to be back after the last failure."""
 
 LIFE = 600.0
 """Seconds that no life of a server lasts."""
@@ -47,19 +53,30 @@ class Talk:
         self._stop = True
 
     async def judge(self) -> None:
-        for device in (*self.people, self.second):
-            if not device.connected:
-                await device.connect_surely()
-            await device.complete()
-        stored = await stored_messages(self.people)
+        stored = await self._patiently(lambda: stored_messages(self.people))
         deadline = time.monotonic() + LATE
         while (verdict := check(self.record, stored)).lost and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
+            await self._patiently(self._complete)
         verdict.assert_clean()
 
     async def end(self) -> None:
         for device in (*self.people, self.second):
             await device.close()
+
+    async def _complete(self) -> None:
+        for device in (*self.people, self.second):
+            await device.complete()
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Whoever missed much while a node was cut off may be closed when that node finds it out, and comes back."""
+        async with asyncio.timeout(RECOVERY):
+            while True:
+                try:
+                    await self._complete()
+                    return await work()
+                except (ConnectionLost, NoAnswer):
+                    pass
 
     async def _speak(self, person: ChatClient) -> None:
         number = 0
