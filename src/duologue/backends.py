@@ -30,6 +30,7 @@ async def open_store(
     clock: Clock,
     sink: Sink,
     on_failure: Callable[[BaseException], None],
+    on_new_epoch: Callable[[], None],
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> SqliteStore | PostgresStore:
     """Raises `StoreUnusable`, with nothing touched."""
@@ -40,19 +41,28 @@ async def open_store(
     except ModuleNotFoundError as error:
         raise StoreUnusable(f"`database` is set, but {error.name} {_INSTALL}") from error
     return await PostgresStore.open(
-        settings.database, clock, sink, on_failure, new_loop=new_loop, count_up_to=settings.announce_people + 1
+        settings.database,
+        clock,
+        sink,
+        on_failure,
+        new_loop=new_loop,
+        count_up_to=settings.announce_people + 1,
+        on_new_epoch=on_new_epoch,
     )
 
 
-def open_bus(settings: Settings, epoch: str, on_change: Callable[[bool], None]) -> LocalBus | NatsBus:
-    """The nodes of one database hear each other, and no other's: its epoch is the namespace. Raises `StoreUnusable`."""
+def open_bus(
+    settings: Settings, store: SqliteStore | PostgresStore, on_change: Callable[[bool], None]
+) -> LocalBus | NatsBus:
+    """The nodes of one database hear each other, and no other's. Raises `StoreUnusable`."""
     if not settings.bus:
         return LocalBus()
     try:
         from duologue.bus.nats import NatsBus
     except ModuleNotFoundError as error:
         raise StoreUnusable(f"`bus` is set, but {error.name} {_INSTALL}") from error
-    return NatsBus(settings.bus.split(","), epoch, on_change)
+    assert not isinstance(store, SqliteStore)  # the settings demand a database for a bus
+    return NatsBus(settings.bus.split(","), store.namespace, on_change)
 
 
 def open_registry(store: SqliteStore | PostgresStore, settings: Settings) -> Registry:

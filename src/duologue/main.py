@@ -195,12 +195,15 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
         if healthy:
             gateway.presence.review()
 
-    store = await open_store(settings, clock, sink, _stop_at_once, uvloop.new_event_loop)
-    bus = open_bus(settings, store.epoch, bus_changed)
+    def new_epoch() -> None:
+        gateway.start_anew()
+
+    store = await open_store(settings, clock, sink, _stop_at_once, new_epoch, uvloop.new_event_loop)
+    bus = open_bus(settings, store, bus_changed)
     # On a bus of its own the node is alone, even with a database that others could share.
     registry = None if isinstance(bus, LocalBus) else open_registry(store, settings)
     gateway = Gateway(store, bus, clock, limits, registry)
-    outcomes = Outcomes(gateway.hub, gateway.presence, bus, store.epoch)
+    outcomes = Outcomes(gateway.hub, gateway.presence, bus, store)
     comparison = Comparison(gateway.hub, gateway.sessions, store)
     bus.connect(gateway.hub.receive)
     connections = AddressBuckets(settings.connect_rate, settings.connect_burst)

@@ -50,7 +50,7 @@ class Chat:
 
         store = await store_type.open(folder, clock, sink or straight, failed)
         gateway = Gateway(store, bus, clock, limits)
-        outcomes = Outcomes(gateway.hub, gateway.presence, bus, store.epoch)
+        outcomes = Outcomes(gateway.hub, gateway.presence, bus, store)
         bus.connect(gateway.hub.receive)
         await gateway.start()
         transport = SocketServer(gateway, config, types=ARGUMENTS, on_typed_event=gateway.on_typed_event)

@@ -76,8 +76,11 @@ class Store(Protocol):
     thread.
     """
 
-    epoch: str
-    """Changes when a backup was restored, so that no cursor of the lost future is taken for a known one."""
+    @property
+    def epoch(self) -> str:
+        """Changes when a backup was restored or another server took over, so that no cursor of the lost future is taken for a
+        known one. It may change at any time."""
+        ...
 
     def submit(self, pending: Pending) -> None:
         """Queue a write for the next group commit. Never blocks and never loses what it accepted: each accepted object

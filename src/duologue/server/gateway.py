@@ -112,6 +112,12 @@ class Gateway:
         if self._several:
             self.spawn(self.shares.run(), "shares")
 
+    def start_anew(self) -> None:
+        """The store has another epoch: what the clients were told may not be so any more. They come back and sync from the
+        start; who is being signed in has to be closed as well, for parts of the page may be from before."""
+        for client in self.hub.all_clients():
+            client.socket.close("the store has another epoch")
+
     async def leave(self) -> None:
         """The server is shutting down: what was submitted is still answered, everything new is refused."""
         self._draining = True

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from duologue.domain.errors import Refusal
 from duologue.domain.model import User
-from duologue.domain.ports import Bus, Pending, PendingMessage, PendingReceipt
+from duologue.domain.ports import Bus, Pending, PendingMessage, PendingReceipt, Store
 from duologue.server import events
 from duologue.server.answers import refuse
 from duologue.server.hub import Client, Hub
@@ -24,11 +24,11 @@ Origin = tuple[Client, int | None]
 class Outcomes:
     """The store's sink."""
 
-    def __init__(self, hub: Hub, presence: Presence, bus: Bus, epoch: str) -> None:
+    def __init__(self, hub: Hub, presence: Presence, bus: Bus, store: Store) -> None:
         self._hub = hub
         self._presence = presence
         self._bus = bus
-        self._epoch = epoch
+        self._store = store
 
     def __call__(self, batch: Sequence[Pending]) -> None:
         for pending in batch:
@@ -58,14 +58,15 @@ class Outcomes:
             if not to_recipient:
                 return
         content = events.encode(pending.content).decode()
+        epoch = self._store.epoch
         if pending.recipient_name is not None:
             self._introduce(client.sender.user, User(recipient, pending.recipient_name), socket.id)
         if to_recipient:
             version = pending.recipient_version
-            bus.publish(recipient, version, events.message_packet(pending, content, self._epoch, version))
+            bus.publish(recipient, version, events.message_packet(pending, content, epoch, version))
         if to_sender:
             version = pending.sender_version
-            packet = events.message_packet(pending, content, self._epoch, version)
+            packet = events.message_packet(pending, content, epoch, version)
             bus.publish(sender, version, packet, socket.id)
 
     def _introduce(self, sender: User, recipient: User, origin: str) -> None:
@@ -95,5 +96,5 @@ class Outcomes:
         self._publish_receipt(user, pending.user_version, event, client.socket.id)
 
     def _publish_receipt(self, user: str, version: int, event: bytes, exclude: str = "") -> None:
-        packet = b"%b%b]" % (_RECEIPT, events.with_cursor(event, self._epoch, version))
+        packet = b"%b%b]" % (_RECEIPT, events.with_cursor(event, self._store.epoch, version))
         self._bus.publish(user, version, packet, exclude)

@@ -83,7 +83,8 @@ class PostgresSide:
         try:
             epoch = await schema.check_for_migration(connection)
             if epoch is None:
-                epoch = await schema.make(connection)
+                await schema.make(connection)
+                epoch = (await schema.identify(connection)).epoch
             elif await schema.read(connection, schema.MIGRATION) is None and await connection.fetchval(
                 "SELECT EXISTS (SELECT FROM duologue.person)"
             ):

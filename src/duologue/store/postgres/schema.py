@@ -1,14 +1,15 @@
 """Brings a database to this version's schema, one numbered file of `schema/` in one transaction each.
 
 `duologue.meta` holds one row of each: `schema_version` (the last file that ran), `oldest_reader` (the oldest schema
-version whose code can still use the data), `epoch`, and `server` (which database server gave the epoch out).
+version whose code can still use the data), `epoch`, `namespace` (by which the nodes of one installation know each other on the
+bus), and `server` and `timeline` (on which database server, and in which of its lives, those were given out).
 """
 
 from __future__ import annotations
 
 import secrets
 from importlib import resources
-from typing import Final
+from typing import Final, NamedTuple
 
 from duologue.domain.errors import StoreUnusable
 from duologue.store.postgres.connection import Connection
@@ -31,15 +32,24 @@ MIGRATION: Final = "migration"
 _MIGRATING: Final = 0x44554F4D
 """The advisory lock of a migration. Each node's writing connection shares it."""
 
-_SERVER = "SELECT system_identifier::text FROM pg_control_system()"
+# The first 8 digits of a log file's name are the timeline: one more after each promotion and each restore to a point in time.
+_PLACE = """
+    SELECT
+        system_identifier::text, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8),
+        (SELECT value FROM duologue.meta WHERE name = 'server'), (SELECT value FROM duologue.meta WHERE name = 'timeline'),
+        (SELECT value FROM duologue.meta WHERE name = 'epoch'), (SELECT value FROM duologue.meta WHERE name = 'namespace')
+    FROM pg_control_system()
+"""
 
 
-async def prepare(connection: Connection) -> str:
-    """Check the server and the data, migrate what is older, and return the epoch. Nodes that start together take turns.
-    Raises `StoreUnusable`; then nothing was changed.
+class Identity(NamedTuple):
+    epoch: str
+    namespace: str
 
-    The epoch changes when the data lies on another server than the one it was given out on: it was restored from a dump
-    there. A standby that takes over is the same server in this sense.
+
+async def prepare(connection: Connection) -> Identity:
+    """Check the server and the data, migrate what is older, and return what `identify` does. Nodes that start together take
+    turns. Raises `StoreUnusable`; then nothing was changed.
     """
     number = connection.get_server_version()
     if number.major * 10_000 < OLDEST_SERVER:
@@ -47,7 +57,8 @@ async def prepare(connection: Connection) -> str:
     if not await keep_migrations_out(connection):
         raise StoreUnusable("a migration from or to the database is under way")
     try:
-        return await make(connection)
+        await make(connection)
+        return await identify(connection)
     finally:
         await let_migrations_in(connection)
 
@@ -67,8 +78,8 @@ async def end_migration(connection: Connection) -> None:
     await connection.execute("SELECT pg_advisory_unlock($1)", _MIGRATING)
 
 
-async def make(connection: Connection) -> str:
-    """Bring the schema up to date and return the epoch."""
+async def make(connection: Connection) -> None:
+    """Bring the schema up to date."""
     # Held by the session and not by a transaction: one that waited for it might still see the catalogue of before.
     await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
     try:
@@ -77,8 +88,25 @@ async def make(connection: Connection) -> str:
             if version < file_number:
                 async with connection.transaction():
                     await _run(connection, file_number, text)
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+
+
+async def identify(connection: Connection) -> Identity:
+    """What this database is. To be asked on every new connection, for it may lead to another server than the last one.
+
+    The epoch changes when the data is on another server, restored from a dump, and also when the server has another life: a
+    standby has taken over, or an older state was restored. Then numbers may be given out again that clients have seen on
+    something else. The namespace changes with the server only, so that nodes find each other while some of them haven't
+    noticed yet.
+    """
+    found = await _find(connection)
+    if found is not None:
+        return found
+    await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+    try:
         async with connection.transaction():
-            return await _epoch(connection)
+            return await _find(connection) or await _begin_life(connection)
     finally:
         await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
 
@@ -95,7 +123,7 @@ async def check_for_migration(connection: Connection) -> str | None:
         raise StoreUnusable(
             f"the database has schema {version}, this one knows {VERSION}: start this version on it once"
         )
-    return await read(connection, "epoch")
+    return (await identify(connection)).epoch
 
 
 async def _check(connection: Connection) -> int:
@@ -124,14 +152,27 @@ async def _run(connection: Connection, number: int, text: str) -> None:
     await write(connection, "oldest_reader", str(OLDEST_READERS[number]))
 
 
-async def _epoch(connection: Connection) -> str:
-    server = str(await connection.fetchval(_SERVER))
-    epoch = await read(connection, "epoch")
-    if epoch is None or await read(connection, "server") != server:
-        epoch = secrets.token_hex(8)
-        await write(connection, "epoch", epoch)
-        await write(connection, "server", server)
-    return epoch
+async def _find(connection: Connection) -> Identity | None:
+    """What was written down, if it was here."""
+    row = await connection.fetchrow(_PLACE)
+    assert row is not None
+    server, timeline, known_server, known_timeline, epoch, namespace = row
+    if (server, timeline) != (known_server, known_timeline) or namespace is None:
+        return None
+    return Identity(epoch, namespace)
+
+
+async def _begin_life(connection: Connection) -> Identity:
+    row = await connection.fetchrow(_PLACE)
+    assert row is not None
+    server, timeline, known_server, _, _, namespace = row
+    if server != known_server or namespace is None:
+        namespace = secrets.token_hex(8)
+    epoch = secrets.token_hex(8)
+    rows = {"server": server, "timeline": timeline, "epoch": epoch, "namespace": namespace}
+    for name, value in rows.items():
+        await write(connection, name, value)
+    return Identity(epoch, namespace)
 
 
 async def read(connection: Connection, name: str) -> str | None:

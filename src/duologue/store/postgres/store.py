@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Concatenate, Final, ParamSpec, TypeVar, cast
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import asyncpg
 
@@ -51,12 +52,39 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
+class _Life:
+    """Which life of the database this node knows of; see `schema.identify`."""
+
+    def __init__(
+        self, identity: schema.Identity, loop: asyncio.AbstractEventLoop, on_new_epoch: Callable[[], None]
+    ) -> None:
+        self.epoch, self.namespace = identity
+        self._loop = loop
+        self._on_new_epoch = on_new_epoch
+
+    async def greet(self, connection: Connection) -> None:
+        """A new reading connection."""
+        self._take(await schema.identify(connection))
+
+    def take_soon(self, identity: schema.Identity) -> None:
+        """A new connection of the writer, on whose thread this is: the loop hears of it before it gets anything of what the
+        writer is about to write."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and nothing will come back to it
+            self._loop.call_soon_threadsafe(self._take, identity)
+
+    def _take(self, identity: schema.Identity) -> None:
+        if identity.epoch != self.epoch:
+            _log.warning("the database has failed over or was restored: every client will sync from the start")
+            self.epoch = identity.epoch
+            self._on_new_epoch()
+
+
 class PostgresStore:
     """`duologue.domain.ports.Store` on one database, shared by any number of nodes. Made by `open`."""
 
     def __init__(
         self,
-        epoch: str,
+        life: _Life,
         committer: Committer,
         writer: Writer,
         pool: asyncpg.Pool[asyncpg.Record],
@@ -64,7 +92,7 @@ class PostgresStore:
         people: int,
         count_up_to: int,
     ) -> None:
-        self.epoch = epoch
+        self._life = life
         self.submit: Callable[[Pending], None] = committer.submit
         """`Store.submit`; the committer's own, for it is called for every message."""
         self._committer = committer
@@ -90,33 +118,44 @@ class PostgresStore:
         count_up_to: int = 1001,
         max_pending: int = MAX_PENDING,
         max_batch: int = MAX_BATCH,
+        on_new_epoch: Callable[[], None] = lambda: None,
     ) -> PostgresStore:
         """Connect, bring the schema up to date and start the writer's thread, whose loop `new_loop` makes. `sink` and
-        `on_failure` are called on this loop. People are counted up to `count_up_to`.
+        `on_failure` are called on this loop. People are counted up to `count_up_to`. `on_new_epoch` is called when the database
+        has become another one, see `schema.identify`, before anything that was read from it or written to it comes back.
 
         Raises `StoreUnusable`: no such server or database, a wrong password, a PostgreSQL too old, data too new.
         """
-        writer = Writer(url, clock, new_loop)
-        try:
+        loop = asyncio.get_running_loop()
+        with _unusable():
             connection = await connect(url)
             try:
-                epoch = await schema.prepare(connection)
+                life = _Life(await schema.prepare(connection), loop, on_new_epoch)
                 people = await queries.count(connection, count_up_to)
             finally:
                 await connection.close(timeout=CLOSE_TIMEOUT)
-            await asyncio.to_thread(writer.connect)
-            pool = await asyncpg.create_pool(
-                url, min_size=0, max_size=READERS, **connect_options(asyncio.get_running_loop())
-            )
-        except BaseException as error:
+        writer = Writer(url, clock, new_loop, life.take_soon)
+        try:
+            with _unusable():
+                await asyncio.to_thread(writer.connect)
+                pool = await asyncpg.create_pool(
+                    url, min_size=0, max_size=READERS, init=cast("Any", life.greet), **connect_options(loop)
+                )
+        except BaseException:
             await asyncio.to_thread(writer.close)
-            if not isinstance(error, (*LOST, asyncpg.PostgresError, ValueError)):
-                raise
-            words = " ".join(str(error).split()) or type(error).__name__
-            raise StoreUnusable(f"the database can't be used: {words}") from error
-        committer = Committer(writer, asyncio.get_running_loop(), sink, on_failure, max_pending, max_batch)
+            raise
+        committer = Committer(writer, loop, sink, on_failure, max_pending, max_batch)
         committer.start()
-        return cls(epoch, committer, writer, pool, clock, people, count_up_to)
+        return cls(life, committer, writer, pool, clock, people, count_up_to)
+
+    @property
+    def epoch(self) -> str:
+        return self._life.epoch
+
+    @property
+    def namespace(self) -> str:
+        """Nodes with the same one share this database."""
+        return self._life.namespace
 
     async def create_guest(self, user: User, token_hash: bytes) -> None:
         future = asyncio.get_running_loop().create_future()
@@ -232,6 +271,16 @@ class PostgresStore:
             raise Refusal(Code.UNAVAILABLE, str(error)) from error
         finally:
             self._waiting -= 1
+
+
+@contextlib.contextmanager
+def _unusable() -> Iterator[None]:
+    """Says in one line why the store can't be opened."""
+    try:
+        yield
+    except (*LOST, asyncpg.PostgresError, ValueError) as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise StoreUnusable(f"the database can't be used: {words}") from error
 
 
 async def _transact(connection: Connection, query: Callable[[Connection], Awaitable[T]], readonly: bool) -> T:

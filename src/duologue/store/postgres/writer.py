@@ -24,7 +24,7 @@ from duologue.domain.ports import Clock, Pending, PendingMessage
 from duologue.store.ledger import Account, Entries, Head, Ledger, MessageKey, Stored, names
 from duologue.store.postgres.connection import DAMAGED, LOST, RETRYABLE, STATEMENT_TIMEOUT, Connection, connect
 from duologue.store.postgres.keys import conversation_key, user_id, user_key
-from duologue.store.postgres.schema import keep_migrations_out, let_migrations_in
+from duologue.store.postgres.schema import Identity, identify, keep_migrations_out, let_migrations_in
 from duologue.store.work import Departure, NewGuest, OneOff, SessionEnd, Work, encodable, fail
 
 WARY_BATCHES: Final = 32
@@ -98,8 +98,16 @@ class Writer:
     """The committer's engine for PostgreSQL. Its connection lives on a loop of its own, which the writer thread runs for
     the time of each batch."""
 
-    def __init__(self, url: str, clock: Clock, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    def __init__(
+        self,
+        url: str,
+        clock: Clock,
+        new_loop: Callable[[], asyncio.AbstractEventLoop],
+        on_connect: Callable[[Identity], None],
+    ) -> None:
+        """`on_connect` is called on the writer's thread for each new connection, before anything is written by it."""
         self._url = url
+        self._on_connect = on_connect
         self._clock = clock
         self._loop = new_loop()
         self._connection: Connection | None = None
@@ -198,6 +206,7 @@ class Writer:
         try:
             if not await keep_migrations_out(connection):
                 raise ConnectionRefusedError("a migration from or to the database is under way")
+            self._on_connect(await identify(connection))
         except BaseException:
             await self._hang_up()
             raise
