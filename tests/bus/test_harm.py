@@ -7,14 +7,17 @@ import logging
 import random
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from nats.errors import Error as NatsError
 
 from cluster.nats import NatsServer
 from duologue.bus import nats as bus_module
 from duologue.bus import nats_link as link_module
 from duologue.bus.nats import NatsBus
+from duologue.bus.nats_link import Link
 from tests.support.proxy import Proxy, flip_bits
 
 from .conftest import ANN, BOB, PATIENCE, Got, Node, until_said
@@ -114,6 +117,26 @@ async def test_closing_does_not_wait_for_a_server_that_stops_reading(nats: NatsS
         start = time.monotonic()
         await node.bus.close()
         assert time.monotonic() - start < bus_module.CLOSE_TIMEOUT + link_module.GOODBYE + 1
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_closing_while_it_is_written_to_leaves_nothing(nats: NatsServer, turns: int) -> None:
+    link = await Link.open(nats.url)
+
+    async def write() -> None:
+        with suppress(NatsError, RuntimeError):
+            while True:
+                await link.publish("subject", b"x" * 100)
+                await asyncio.sleep(0)
+
+    writing = asyncio.create_task(write())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await link.close()
+    writing.cancel()
+    await asyncio.wait([writing])
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_what_was_published_before_the_end_is_written(nats: NatsServer) -> None:

@@ -14,7 +14,7 @@ from tests.support import process
 from tests.support.client import ChatClient
 from tests.support.process import ServerProcess
 from tests.support.record import Record
-from tests.support.talk import Talk
+from tests.support.talk import LATE, Talk
 
 TROUBLE = 90.0
 """Seconds that one trouble may take until people talk again."""
@@ -69,7 +69,7 @@ Trouble = Callable[[], object]
 """Called in a thread, or awaited if it's a coroutine function."""
 
 
-async def talk_through(fleet: Fleet, rng: random.Random, *troubles: Trouble) -> None:
+async def talk_through(fleet: Fleet, rng: random.Random, *troubles: Trouble, late: float = LATE) -> None:
     """Let people talk on all nodes, and let each of the troubles happen amid it; then judge everything."""
     talk = Talk(fleet.client, rng)
     await talk.begin()
@@ -83,5 +83,5 @@ async def talk_through(fleet: Fleet, rng: random.Random, *troubles: Trouble) -> 
     async with asyncio.timeout(TROUBLE):
         talk.stop()
         await talking
-        await talk.judge()
+        await talk.judge(late)
         await talk.end()

@@ -7,6 +7,7 @@ Nodes never talk to each other but over NATS: node parted from node is both of t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from cluster.nats import NatsServer
 from cluster.postgres import DATABASE, USER, Postgres
 from tests.nodes.fleet import Fleet, Trouble, talk_through
 from tests.support.network import Link, namespace
-from tests.support.process import ServerProcess
+from tests.support.process import ServerFailed, ServerProcess
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(240)]
 
@@ -28,6 +29,10 @@ NODES = 3
 
 LONG = 40.0
 """Seconds: longer than the lease of presence and than every time-out on the way."""
+
+LATE_AFTER_LONG = 30.0
+"""Seconds in which everything is there after that: the kernel tries a silent connection again at ever longer intervals, and a
+query on one that is dead has its time-out."""
 
 TROUBLES = 40
 """In the long form."""
@@ -132,6 +137,7 @@ async def test_partitions_longer_than_every_time_out(parted: Parted, rng: random
         parted.fleet,
         rng,
         *[parted.parting(parted.bus, LONG), parted.parting(parted.store, LONG), parted.parting_at_once(LONG)] * 2,
+        late=LATE_AFTER_LONG,
     )
 
 
@@ -143,15 +149,22 @@ async def test_everything_at_random(
     """Whatever a node, the bus, the database or a link can suffer, one trouble after another."""
     fleet = parted.fleet
 
+    def start(node: ServerProcess) -> None:
+        """Until it succeeds, as a supervisor does: a node without its database ends."""
+        for _ in range(10):
+            with contextlib.suppress(ServerFailed):
+                node.start()
+                return
+
     def kill_node() -> None:
         node = rng.choice(fleet.nodes)
         node.kill()
-        node.start()
+        start(node)
 
     def restart_node() -> None:
         node = rng.choice(fleet.nodes)
         assert node.terminate() == 0
-        node.start()
+        start(node)
 
     def kill_bus() -> None:
         far_nats.kill()
@@ -183,4 +196,4 @@ async def test_everything_at_random(
     troubles: list[Trouble] = []
     for _ in range(TROUBLES):
         troubles.append(rng.choice([kill_node, restart_node, kill_bus, kill_database, stand_still, part()]))
-    await talk_through(fleet, rng, *troubles)
+    await talk_through(fleet, rng, *troubles, late=LATE_AFTER_LONG)

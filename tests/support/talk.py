@@ -52,9 +52,9 @@ class Talk:
     def stop(self) -> None:
         self._stop = True
 
-    async def judge(self) -> None:
+    async def judge(self, late: float = LATE) -> None:
         stored = await self._patiently(lambda: stored_messages(self.people))
-        deadline = time.monotonic() + LATE
+        deadline = time.monotonic() + late
         while (verdict := check(self.record, stored)).lost and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
             await self._patiently(self._complete)

@@ -334,12 +334,14 @@ class NatsBus:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._went(link)
-            await link.close()  # first, see `Link.watch`
-            for task in tasks:
-                task.cancel()
-            for end in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(end, Exception) and not isinstance(end, nats.errors.Error | OSError):
-                    _log.error("the connection to NATS was given up", exc_info=end)
+            try:
+                await link.close()  # first, see `Link.watch`
+            finally:
+                for task in tasks:
+                    task.cancel()
+                for end in await asyncio.gather(*tasks, return_exceptions=True):
+                    if isinstance(end, Exception) and not isinstance(end, nats.errors.Error | OSError | RuntimeError):
+                        _log.error("the connection to NATS was given up", exc_info=end)
 
     def _came(self) -> None:
         self.healthy = True

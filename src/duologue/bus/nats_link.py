@@ -174,7 +174,8 @@ class Link:
             if isinstance(transport, TcpTransport) and transport._io_writer is not None:
                 # nats-py would wait for a server that has stopped to read.
                 transport._io_writer.transport.abort()
-            with contextlib.suppress(TimeoutError, nats.errors.Error, OSError):
+            # RuntimeError is what uvloop says when nats-py writes to the transport that was aborted.
+            with contextlib.suppress(TimeoutError, nats.errors.Error, OSError, RuntimeError):
                 async with asyncio.timeout(GOODBYE):
                     await self._client.close()
         if self._question is not None:
