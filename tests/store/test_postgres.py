@@ -17,7 +17,7 @@ from cluster.postgres import DATABASE, HOST, USER, Postgres
 from duologue.domain.errors import Code, Refusal, StoreUnusable
 from duologue.domain.model import User
 from duologue.domain.ports import PendingMessage
-from duologue.store.postgres import PostgresStore, schema
+from duologue.store.postgres import PostgresStore, connection, schema, writer
 from duologue.store.postgres.connection import STATEMENT_TIMEOUT, connect
 from duologue.store.postgres.store import READERS
 from tests.support.proxy import Proxy
@@ -194,6 +194,26 @@ async def test_a_failover_to_a_synchronous_standby_loses_nothing(
         assert {message.failure for message in sent} == {None}
         page = await bench.store.history(BOB.id, ANN.id, None, None, 100)
         assert [message.id for message in page.messages] == [message.id for message in sent]
+
+
+async def test_nothing_is_acknowledged_that_the_synchronous_standby_does_not_have(
+    own_postgres: Postgres, standby_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the wait for the standby is given up the message may be in the primary, and a retry finds it there."""
+    own_postgres.set(synchronous_standby_names="*")
+    async with nodes(own_postgres.url, 1) as (bench,):
+        monkeypatch.setattr(connection, "STATEMENT_TIMEOUT", 0.5)
+        monkeypatch.setattr(writer, "PATIENCE", 1.0)
+        own_postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'duologue'")
+        standby_postgres.suspend()
+        try:
+            for _ in range(3):
+                assert (await bench.send(ANN, BOB, "same", id="the same")).failure is Code.UNAVAILABLE
+        finally:
+            standby_postgres.resume()
+        monkeypatch.undo()
+        sent = await bench.send(ANN, BOB, "same", id="the same")
+        assert (sent.failure, sent.seq) == (None, 1)
 
 
 async def test_who_takes_over_begins_a_new_epoch_before_anything_comes_from_it(
