@@ -56,6 +56,9 @@ EXIT_STORE_FAILED: Final = 74
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 """Where pages of our own may come from if guests are for this machine alone; a proxy's name goes to `allow_origin`."""
 
+GOODBYE: Final = 5.0
+"""Seconds to close the connections, once nothing is owed any more or too much to be paid."""
+
 CLIENT_FOLDER: Final = Path(__file__).parent / "web"
 
 
@@ -226,11 +229,15 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
             async with asyncio.timeout(settings.drain_timeout):
                 await gateway.leave()
                 await store.close()
+        except TimeoutError:
+            logger.error("the drain took more than %g s, some peers were cut off", settings.drain_timeout)
+        try:
+            async with asyncio.timeout(GOODBYE):
                 await gateway.stop()
                 await transport.stop()
                 await bus.close()
         except TimeoutError:
-            logger.error("the drain took more than %g s, some peers were cut off", settings.drain_timeout)
+            logger.error("saying goodbye took more than %g s, some peers were cut off", GOODBYE)
 
     await bus.start()
     await gateway.start()

@@ -102,3 +102,40 @@ async def test_an_error_that_nobody_expected_is_survived(database: str) -> None:
         elsewhere.moved(ANN.id)
         async with asyncio.timeout(TIMEOUT):
             assert await here.said.get() == (ANN.id, True)
+
+
+class Slow(Stumbling):
+    """A registry whose renewals are on their way until the test lets them arrive."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__(registry)
+        self.stumbles = 0
+        self.renewing = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.renewed = asyncio.Event()
+
+    async def renew(self, here: Sequence[str]) -> dict[str, int]:
+        self.renewing.set()
+        await self.go_on.wait()
+        changed = await super().renew(here)
+        self.renewed.set()
+        return changed
+
+
+async def test_no_renewal_comes_after_the_node_has_left(database: str) -> None:
+    """It would keep the node's people online for a whole lease."""
+    store = await _open(database)
+    registry = Slow(store.registry(30.0))
+    other = store.registry(30.0)
+    await registry.arrive([ANN.id])
+    async with node(store, registry) as (here, elsewhere):
+        here.users = [ANN.id]
+        await registry.renewing.wait()
+        leaving = asyncio.create_task(elsewhere.retire())
+        await asyncio.sleep(0)
+        registry.go_on.set()
+        async with asyncio.timeout(TIMEOUT):
+            await registry.renewed.wait()
+            await leaving
+            while await other.online([ANN.id]):
+                await asyncio.sleep(0.01)

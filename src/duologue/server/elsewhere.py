@@ -76,6 +76,9 @@ class Elsewhere:
         self._watched: set[str] = set()
         self._told: OrderedDict[str, bool] = OrderedDict()
         """Whether whoever shows a user here was told last that they're online."""
+        self._lease = asyncio.Lock()
+        """Held while the lease is renewed or given up, for a renewal that comes after its end would bring the users back."""
+        self._retired = False
         self._wake_writer = asyncio.Event()
         self._wake_looker = asyncio.Event()
         self._wake_reviewer = asyncio.Event()
@@ -151,7 +154,9 @@ class Elsewhere:
 
     async def retire(self) -> None:
         """This node leaves; who comes back elsewhere within the grace was never away. Raises `Refusal`."""
-        await self._registry.retire(self._limits.presence_grace)
+        self._retired = True
+        async with self._lease:
+            await self._registry.retire(self._limits.presence_grace)
 
     def _follow_everybody_or_not(self) -> None:
         wanted = bool(self._guides) and self._local.everybody_is_announced()
@@ -176,7 +181,10 @@ class Elsewhere:
         beats_until_review = 0
         while True:
             try:
-                changed = await self._registry.renew(list(self._local.here()))
+                async with self._lease:
+                    if self._retired:
+                        return
+                    changed = await self._registry.renew(list(self._local.here()))
             except Exception as error:  # whatever it is: a node without signs of life loses all its users
                 if not failing:
                     logger.warning("the registry of connected users can't be reached, presence stands still: %r", error)
