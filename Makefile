@@ -20,8 +20,6 @@ test: ## everything that CI checks, in a few minutes
 	@$(MAKE) --no-print-directory style
 	@echo "two runs side by side, each shown when it has ended"
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-alone test-nodes
-# By themselves: Playwright keeps an event loop running for the rest of its process, in which no other test could start one.
-	$(PYTHON) -m pytest tests/browser $(ARGS) || [ $$? = 5 ]
 
 # Most tests wait for something most of the time, so two at once take little longer than one. 5: nothing fits ARGS here.
 NODES := tests/bus tests/nodes tests/store
@@ -30,6 +28,8 @@ test-alone:
 	$(PYTHON) -m pytest -m "not torture" --ignore=tests/browser $(NODES:%=--ignore=%) $(ARGS) || [ $$? = 5 ]
 test-nodes:
 	$(PYTHON) -m pytest -m "not torture" $(NODES) $(ARGS) || [ $$? = 5 ]
+# In a process of their own: Playwright keeps an event loop running for the rest of it, in which no other test could start one.
+	$(PYTHON) -m pytest tests/browser $(ARGS) || [ $$? = 5 ]
 
 check: ## format, lint and types
 	@scripts/setup test

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.interop.conftest import StartPuppet
 from tests.interop.recorded import Recorded
 from tests.promises.judge import judge
@@ -17,6 +17,7 @@ from tests.support.record import Record
 pytestmark = pytest.mark.asyncio
 
 
+@on_both
 async def test_retries_faster_than_the_answers(start_server: StartServer, start_puppet: StartPuppet) -> None:
     """Its `ackTimeout` is below the wire's latency: it says everything four times and hears no ack in time."""
     server = start_server()
@@ -56,6 +57,7 @@ async def stall(start_server: StartServer, start_puppet: StartPuppet, seconds: f
         assert [message.content for message in await judge(record, bob)] == ["before", "meanwhile", "after"]
 
 
+@on_both
 async def test_a_stalled_server(start_server: StartServer, start_puppet: StartPuppet) -> None:
     await stall(start_server, start_puppet, 0)
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 import socketio  # type: ignore[import-untyped]
 
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.support.process import ServerProcess
 
 pytestmark = pytest.mark.asyncio
@@ -64,6 +64,7 @@ async def test_echo(listener: Listener, echo_server: ServerProcess, transports: 
     assert await listener.client.call("message-with-ack", b"\x01", timeout=PATIENCE) == b"\x01"
 
 
+@on_both
 async def test_it_comes_back_after_a_restart(listener: Listener, start_server: StartServer) -> None:
     server = start_server()
     await listener.client.connect(server.url, auth={"username": "alice"}, transports=["websocket"])
@@ -75,6 +76,7 @@ async def test_it_comes_back_after_a_restart(listener: Listener, start_server: S
     assert again == session
 
 
+@on_both
 @each_transport
 async def test_it_talks_in_the_guides_form(start_server: StartServer, transports: list[str]) -> None:
     server = start_server()
@@ -95,6 +97,7 @@ async def test_it_talks_in_the_guides_form(start_server: StartServer, transports
     await bob.client.disconnect()
 
 
+@on_both
 async def test_a_refusal_is_a_connection_error(listener: Listener, start_server: StartServer) -> None:
     server = start_server()
     refusals: list[Any] = []

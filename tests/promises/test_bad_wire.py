@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import pytest
 
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.promises.judge import judge
 from tests.support.client import ChatClient, ConnectionLost, NoAnswer
 from tests.support.proxy import Proxy, flip_bits
 from tests.support.record import Record
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, on_both]
 
 OFFERED = 200
 PACE = 0.01

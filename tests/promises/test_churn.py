@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.support.client import ChatClient
 from tests.support.inside import serving
 from tests.support.process import ServerProcess
@@ -83,6 +83,7 @@ async def test_churn_levels_off(start_server: StartServer) -> None:
     await churn(start_server(*ALLOWANCE), rounds=8, connects=240)
 
 
+@on_both
 @pytest.mark.torture
 @pytest.mark.timeout(7200)
 async def test_churn_levels_off_in_the_long_run(start_server: StartServer) -> None:

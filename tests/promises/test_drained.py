@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.promises.judge import judge
 from tests.support.client import ChatClient, Refused
 from tests.support.process import HOST
@@ -101,6 +101,7 @@ async def keep_sending(person: ChatClient, to: str, leaving: asyncio.Event) -> l
     return answers
 
 
+@on_both
 async def test_a_drain_at_any_moment(start_server: StartServer, rng: random.Random) -> None:
     """Whoever has sent before the signal gets an ack or the error that says to retry; nobody is left with neither."""
     server = start_server()
