@@ -95,6 +95,7 @@ class NatsBus:
         self._topic_inbox = Inbox(self._take_topic)
         self._loss_inbox = Inbox(self._take_loss)
         self._dropping = False
+        self._leaving = False
         self._told = False
         """Whether the log says that NATS is away."""
         self.healthy = False
@@ -122,6 +123,7 @@ class NatsBus:
                 while self._outbox and self.healthy:
                     await self.settled()
                 await self.settled()
+        self._leaving = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -297,7 +299,7 @@ class NatsBus:
 
     async def _run(self) -> None:
         """One connection after the other, for as long as the bus lives."""
-        while True:
+        while not self._leaving:  # a cancellation that comes while nats-py connects or closes may vanish there
             try:
                 link = await self._open()
                 if link is not None:
@@ -314,7 +316,9 @@ class NatsBus:
                 return await Link.open(url)
             except LinkFailed as failure:
                 trouble = str(failure)
-        if not self._told:
+        if self._told:
+            _log.debug("NATS still can't be reached: %s", trouble)
+        else:
             self._told = True
             _log.warning("NATS can't be reached, this node serves its own connections and goes on trying: %s", trouble)
         return None
