@@ -229,6 +229,30 @@ async def test_a_node_that_could_not_publish_makes_the_others_compare(
             await told.wait()
 
 
+async def test_a_connection_that_ends_makes_the_others_compare_once_it_is_back(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was published while it was away, but how much of what was written before arrived nobody knows. What ends the
+    connection takes some turns, in which it can't say so itself."""
+    close = Link.close
+
+    async def close_slowly(link: Link) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await close(link)
+
+    monkeypatch.setattr(Link, "close", close_slowly)
+    async with Proxy(nats.port) as proxy, nodes(through(proxy), nats.url) as (here, there):
+        told = asyncio.Event()
+        nats_bus(there)._on_change = lambda healthy: told.set()
+        await proxy.refuse()
+        await until_healthy(here, healthy=False)
+        await proxy.accept()
+        async with asyncio.timeout(PATIENCE):
+            await told.wait()
+        assert nats_bus(there).healthy
+
+
 async def test_who_comes_and_goes_while_nats_is_away_leaves_nothing(own_nats: NatsServer) -> None:
     async with nodes(own_nats.url) as (node,):
         await asyncio.to_thread(own_nats.kill)

@@ -74,14 +74,18 @@ async def talk_through(fleet: Fleet, rng: random.Random, *troubles: Trouble, lat
     talk = Talk(fleet.client, rng)
     await talk.begin()
     talking = asyncio.create_task(talk.talk())
-    for trouble in troubles:
+    try:
+        for trouble in troubles:
+            async with asyncio.timeout(TROUBLE):
+                await talk.record.acknowledged(rng.randrange(20, 120))
+                await (trouble() if inspect.iscoroutinefunction(trouble) else asyncio.to_thread(trouble))
+                await talk.record.acknowledged(20)
+            assert not talking.done()
         async with asyncio.timeout(TROUBLE):
-            await talk.record.acknowledged(rng.randrange(20, 120))
-            await (trouble() if inspect.iscoroutinefunction(trouble) else asyncio.to_thread(trouble))
-            await talk.record.acknowledged(20)
-        assert not talking.done()
-    async with asyncio.timeout(TROUBLE):
-        talk.stop()
-        await talking
-        await talk.judge(late)
+            talk.stop()
+            await talking
+            await talk.judge(late)
+    finally:
+        talking.cancel()
+        await asyncio.wait([talking])
         await talk.end()

@@ -346,6 +346,8 @@ class NatsBus:
                 for end in await asyncio.gather(*tasks, return_exceptions=True):
                     if isinstance(end, Exception) and not isinstance(end, nats.errors.Error | OSError | RuntimeError):
                         _log.error("the connection to NATS was given up", exc_info=end)
+                # Of what was written nobody knows how far it came. Only now: this connection must not try to say so.
+                self._lost.set()
 
     def _came(self) -> None:
         self.healthy = True
@@ -359,7 +361,6 @@ class NatsBus:
         self._stale = {}
         self.dropped += len(self._outbox)
         self._outbox.clear()
-        self._lost.set()  # of what was written nobody knows how far it came
         self._arrived.clear()
         self._outbox_bytes, self._dropping = 0, False
         _release(self._asking)
