@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from duologue.domain.errors import Code
 from duologue.domain.model import User
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt, Store
 from duologue.store.postgres import PostgresStore
-from duologue.store.sqlite import SqliteStore
+from duologue.store.sqlite import SqliteStore, identities
 from tests.support.clock import SetClock
 
 TIMEOUT = 20.0
@@ -87,6 +88,12 @@ class Bench:
 
 def failures(pendings: Sequence[Pending]) -> set[Code | None]:
     return {pending.failure for pending in pendings}
+
+
+@pytest.fixture(autouse=True)
+def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that every test goes through the identities' whole way from memory into their table."""
+    monkeypatch.setattr(identities, "MAX_YOUNG", 8)
 
 
 @pytest_asyncio.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from duologue.domain.model import Message
+from duologue.domain.ports import PendingMessage
 
 from .conftest import ANN, BOB, Bench
 
@@ -54,7 +55,10 @@ async def test_kill_nine_loses_nothing_acknowledged(tmp_path: Path) -> None:
         page = await bench.store.history(ANN.id, BOB.id, None, len(stored), 1000)
         stored.extend(page.messages)
         more = page.more
+    retries = [PendingMessage(ANN.id, BOB.id, id, "x" * 200, None) for id in acknowledged]
+    await bench.commit(*retries)
     await bench.close()
+    assert {retry.id: retry.seq for retry in retries if retry.duplicate} == acknowledged
     assert [m.seq for m in stored] == list(range(1, len(stored) + 1))
     assert len({m.id for m in stored}) == len(stored)
     assert acknowledged.items() <= {m.id: m.seq for m in stored}.items()

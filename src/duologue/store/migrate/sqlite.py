@@ -14,6 +14,7 @@ from duologue.store.migrate.rows import Cursor, Progress, Row
 from duologue.store.sqlite import schema
 from duologue.store.sqlite.connection import open_to_look, open_writer
 from duologue.store.sqlite.files import Folder
+from duologue.store.sqlite.identities import index_rest
 
 BUSY_TIMEOUT: Final = 2.0
 
@@ -32,10 +33,10 @@ _READ: Final = {
         WHERE (user, peer) > (?, ?) ORDER BY user, peer LIMIT ?
     """,
     "message": """
-        SELECT message.rowid, min(one.id, other.id), max(one.id, other.id), seq, rev,
+        SELECT message.key, min(one.id, other.id), max(one.id, other.id), seq, rev,
             iif(sender = low, one.id, other.id), message.id, at, sender_version, recipient_version, content
         FROM message JOIN person AS one ON one.key = low JOIN person AS other ON other.key = high
-        WHERE message.rowid > ? ORDER BY message.rowid LIMIT ?
+        WHERE message.key > ? ORDER BY message.key LIMIT ?
     """,
 }
 _START: Final[dict[str, list[Any]]] = {"person": [0], "session": [""], "dialog": [-1, -1], "message": [0]}
@@ -137,6 +138,8 @@ class SqliteSide:
         try:
             # A person's version is that of their last change; SQLite's store reads it from there.
             connection.executemany(_WRITE[table], [row[:3] for row in rows] if table == "person" else rows)
+            if table == "message":
+                index_rest(connection)
             schema.write(connection, "migration", msgspec.json.encode(progress).decode())
         except BaseException:
             connection.execute("ROLLBACK")

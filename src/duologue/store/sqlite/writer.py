@@ -17,6 +17,7 @@ from duologue.domain.errors import Code, StoreFailed
 from duologue.domain.ports import Clock, Pending, PendingMessage
 from duologue.store.ledger import Account, Head, Ledger, MessageKey, Pair, Stored
 from duologue.store.sqlite.bulk import BulkInsert
+from duologue.store.sqlite.identities import Identities
 from duologue.store.sqlite.wal import Wal
 from duologue.store.work import Departure, NewGuest, OneOff, SessionEnd, Work, encodable, fail
 
@@ -34,12 +35,6 @@ _ACCOUNTS = """
 _HEADS = """
     SELECT user, peer, seq, rev, received, read, peer_received, peer_read
     FROM json_each(?) AS pair CROSS JOIN dialog ON user = pair.value ->> 0 AND peer = pair.value ->> 1
-"""
-_EARLIER = """
-    SELECT low, high, sender, message.id, seq, rev, at, sender_version, recipient_version, content
-    FROM json_each(?) AS wanted CROSS JOIN message INDEXED BY message_by_id
-    ON low = wanted.value ->> 0 AND high = wanted.value ->> 1
-    AND sender = wanted.value ->> 2 AND message.id = wanted.value ->> 3
 """
 _MESSAGES = BulkInsert(
     "message",
@@ -68,6 +63,7 @@ class Writer:
         self._clock = clock
         self._on_close = on_close
         self._ledger = Ledger(self._load_accounts, self._load_heads)
+        self._identities = Identities(connection)
         self._wary = 0
         self._sound = True
         self.people = int(str(connection.execute("SELECT count(*) FROM person").get))
@@ -102,6 +98,7 @@ class Writer:
             raise
         else:
             self._ledger.settle()
+            self._identities.settle()
             self.people += guests
 
     def rest(self, idle: bool) -> None:
@@ -114,6 +111,7 @@ class Writer:
     def close(self) -> None:
         try:
             if self._sound:
+                self._identities.move_all()
                 self._wal.tidy(idle=True, all=True)
         except apsw.Error as error:
             self._sound = False
@@ -154,7 +152,9 @@ class Writer:
     def _write_pendings(self, batch: Sequence[Pending]) -> None:
         earlier = self._load_earlier(self._ledger.keys(batch)) if self._wary else None
         entries = self._ledger.enter(batch, self._clock.wall_ms(), earlier)
-        _MESSAGES.run(self._connection, entries.messages)
+        if entries.messages:
+            _MESSAGES.run(self._connection, entries.messages)
+            self._identities.add(len(entries.messages), new=earlier is None)
         _DIALOGS.run(self._connection, entries.dialogs)
         if any(isinstance(work, PendingMessage) and work.duplicate for work in batch):
             self._wary = WARY_BATCHES
@@ -184,6 +184,7 @@ class Writer:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         self._ledger.forget()
+        self._identities.forget()
 
     def _load_accounts(self, ids: Sequence[str]) -> Iterable[tuple[str, Account]]:
         row: Any
@@ -197,7 +198,7 @@ class Writer:
             yield Head(*row)
 
     def _load_earlier(self, keys: Sequence[MessageKey]) -> dict[MessageKey, Stored]:
-        rows: Iterable[Any] = self._connection.execute(_EARLIER, (_text(keys),))
+        rows = self._identities.find(_text(keys))
         return {(low, high, sender, name): Stored(*rest) for low, high, sender, name, *rest in rows}
 
 
