@@ -239,7 +239,7 @@ async def test_the_last_watch_that_was_asked_for_counts(tmp_path: Path) -> None:
 async def test_leaving_goes_on_when_nothing_can_be_written(tmp_path: Path) -> None:
     async with serving(tmp_path / "data") as inside:
         await guide(inside, "ann")
-        inside.store._committer._max_pending = 0
+        inside.store._committer._limit = 0
         await inside.gateway.leave()
 
 
@@ -251,11 +251,11 @@ async def test_departures_are_told_while_the_disk_takes_its_time_and_written_dow
         with inside.store.hold("seen", only=1) as gate:
             await leave(inside, bob)
             await gate.reached()
-            inside.store._committer._max_pending = 0  # and then it takes nothing more
+            inside.store._committer._limit = 0  # and then it takes nothing more
             await leave(inside, cat)
             await wait_told(ann, cat, "connected", "disconnected")
         await inside.until(lambda: "trying again" in caplog.text)
-        inside.store._committer._max_pending = 1000
+        inside.store._committer._limit = 1000
         with inside.store.hold("seen", after=True, only=0) as written:
             await written.reached()
         people = await ann.request("watch", {"users": [bob.user_id, cat.user_id]})

@@ -107,8 +107,8 @@ async def test_a_folder_of_the_first_schema(bench: Bench, monkeypatch: pytest.Mo
             VALUES (1, 2, ?1, ?1, 2, ?2, 5, ?1, ?1, ?3)""",
             (seq, f"id {seq * 7 % 20}", f"text {seq}"),
         )
-    for user, peer in ((1, 2), (2, 1)):
-        connection.execute("INSERT INTO dialog VALUES (?, ?, 20, 20, 0, 0, 0, 0, 20)", (user, peer))
+    for side in ((1, 2), (2, 1)):
+        connection.execute("INSERT INTO dialog VALUES (?, ?, 20, 20, 0, 0, 0, 0, 20)", side)
     connection.close()
     await bench.open()
     page = await bench.store.history(ANN.id, BOB.id, None, 0, 100)

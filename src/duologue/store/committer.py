@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -21,7 +23,14 @@ from duologue.domain.ports import Pending, Sink
 from duologue.store.work import OneOff, Work
 
 MAX_PENDING = 50_000
-"""Accepted writes that wait for a batch; the next one is refused as overloaded."""
+"""Accepted writes that wait for a batch, at most; the next one is refused as overloaded."""
+
+MAX_WAIT = 0.5
+"""Seconds that an accepted write should wait for its batch at most. What the present speed wouldn't carry away in that time
+is refused as overloaded: under twice the load that it can carry a server that queues ends up answering nobody in time."""
+
+MIN_BATCHES = 2
+"""Full batches that may wait however slow the disk is: one to gather while the other is committed."""
 
 MAX_BATCH = 1_000
 """Writes of one transaction. Beyond this a row gets no cheaper, but everybody in the batch waits longer."""
@@ -74,6 +83,10 @@ class Committer:
         self._on_failure = on_failure
         self._max_pending = max_pending
         self._max_batch = max_batch
+        self._limit = max_pending
+        """Writes that may wait, at the present speed."""
+        self._speed = 0.0
+        """Writes a second, of full batches; 0 before the first. Others say nothing of what could be."""
         # Appends and pops of a deque are atomic: the loop appends, the thread pops, no lock is needed.
         self._queue: deque[Work] = deque()
         self._bell = threading.Event()
@@ -87,11 +100,12 @@ class Committer:
         self._thread.start()
 
     def submit(self, work: Work) -> None:
-        """Queue a write. Raises `Refusal`: OVERLOADED when the queue is full, UNAVAILABLE after close or failure."""
+        """Queue a write. Raises `Refusal`: OVERLOADED when too many wait, UNAVAILABLE after close or failure."""
         if not self._open:
             raise Refusal(Code.UNAVAILABLE, "the store is closed")
-        if len(self._queue) >= self._max_pending:
-            raise Refusal(Code.OVERLOADED, "too many writes are waiting")
+        if len(self._queue) >= self._limit:
+            # Spread out, or those who were refused together would come back together.
+            raise Refusal(Code.OVERLOADED, "too many writes are waiting", MAX_WAIT * random.uniform(1, 3))
         self._queue.append(work)
         if not self._ringing:
             # The bell waits for the end of this turn of the loop: what other sockets send in it joins the batch.
@@ -134,17 +148,23 @@ class Committer:
     def _work(self) -> None:
         error: BaseException | None = None
         batch: list[Work] = []
+        began = time.monotonic()
         try:
             while not self._failed:
                 batch = self._take()
                 if batch:
                     self._engine.write(batch)
+                    full = len(batch) == self._max_batch
                     self._post(self._deliver, batch)
                     batch = []
                     self._engine.rest(idle=not self._queue)
+                    before, began = began, time.monotonic()
+                    if full:
+                        self._adapt(began - before)
                 elif self._open:
                     self._bell.wait()
                     self._bell.clear()
+                    began = time.monotonic()
                 else:
                     break
         except BaseException as raised:
@@ -158,6 +178,13 @@ class Committer:
     def _take(self) -> list[Work]:
         queue = self._queue
         return [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
+
+    def _adapt(self, seconds: float) -> None:
+        """A full batch took so long, from the end of the one before it."""
+        speed = self._max_batch / max(seconds, 1e-6)
+        self._speed = (self._speed + speed) / 2 if self._speed else speed
+        enough = max(MIN_BATCHES * self._max_batch, int(self._speed * MAX_WAIT))
+        self._limit = min(self._max_pending, enough)
 
     def _post(self, call: Callable[..., None], *arguments: object) -> None:
         try:

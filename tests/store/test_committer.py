@@ -1,0 +1,126 @@
+"""How much the committer lets wait: what the database carries away in `MAX_WAIT`, whatever its speed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+
+import pytest
+import pytest_asyncio
+
+from duologue.domain.errors import Code, Refusal
+from duologue.domain.ports import Pending, PendingMessage
+from duologue.store import committer as module
+from duologue.store.committer import MAX_WAIT, Committer
+from duologue.store.work import Work
+
+from .conftest import ANN, BOB, TIMEOUT
+
+pytestmark = pytest.mark.asyncio
+
+BATCH = 10
+MOST = 1000
+
+
+class Disk:
+    """An engine that writes so many messages a second, by a clock of its own."""
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def write(self, batch: Sequence[Work]) -> None:
+        self.now += len(batch) / self.speed
+
+    def rest(self, idle: bool) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Writing:
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.back = 0
+        self._news = asyncio.Event()
+        self._committer = Committer(
+            disk, asyncio.get_running_loop(), self._sink, lambda error: None, max_pending=MOST, max_batch=BATCH
+        )
+        self._committer.start()
+
+    def fill(self) -> tuple[int, Refusal]:
+        """Submit in one turn of the loop until it's refused; how many were taken, and the refusal."""
+        taken = 0
+        while True:
+            try:
+                self._committer.submit(PendingMessage(ANN.id, BOB.id, "id", "text", None))
+            except Refusal as refusal:
+                return taken, refusal
+            taken += 1
+
+    async def write(self, count: int) -> None:
+        for _ in range(count):
+            self._committer.submit(PendingMessage(ANN.id, BOB.id, "id", "text", None))
+        await self.wait(count)
+
+    async def wait(self, count: int) -> None:
+        wanted = self.back + count
+        async with asyncio.timeout(TIMEOUT):
+            while self.back < wanted:
+                self._news.clear()
+                await self._news.wait()
+
+    async def close(self) -> None:
+        await self._committer.close()
+
+    def _sink(self, pendings: Sequence[Pending]) -> None:
+        self.back += len(pendings)
+        self._news.set()
+
+
+@pytest_asyncio.fixture
+async def writing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Writing]:
+    disk = Disk(400)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=disk.monotonic))
+    made = Writing(disk)
+    yield made
+    await made.close()
+
+
+@pytest.mark.parametrize(("speed", "limit"), [(400.0, 400 * MAX_WAIT), (1.0, module.MIN_BATCHES * BATCH), (1e6, MOST)])
+async def test_what_waits_is_what_the_speed_carries_away_in_time(writing: Writing, speed: float, limit: float) -> None:
+    writing.disk.speed = speed
+    for _ in range(10):
+        await writing.write(BATCH)
+    taken, refusal = writing.fill()
+    assert taken == pytest.approx(limit, rel=0.01)
+    assert refusal.code is Code.OVERLOADED
+    assert refusal.retry_after is not None
+    assert MAX_WAIT <= refusal.retry_after <= 3 * MAX_WAIT
+    await writing.wait(taken)
+
+
+async def test_small_batches_say_nothing_of_the_speed(writing: Writing) -> None:
+    """An idle server writes one message at a time, each as slow as the disk; that's no reason to refuse a burst."""
+    writing.disk.speed = 1
+    for _ in range(20):
+        await writing.write(1)
+    taken, _ = writing.fill()
+    assert taken == MOST
+    await writing.wait(taken)
+
+
+async def test_a_disk_that_recovers_is_used_again(writing: Writing) -> None:
+    writing.disk.speed = 1
+    await writing.write(BATCH)
+    writing.disk.speed = 1e6
+    for _ in range(10):
+        await writing.write(BATCH)
+    taken, _ = writing.fill()
+    assert taken == MOST
+    await writing.wait(taken)
