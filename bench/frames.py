@@ -70,6 +70,11 @@ class Delivery(NamedTuple):
     sent_at: int
 
 
+def acked_number(payload: bytes) -> int:
+    """Which of its sender's messages an ack, a payload that begins with 43, answers."""
+    return int(payload[2:11]) - _FIRST_ACK
+
+
 def delivery(payload: bytes) -> Delivery:
     """What a payload that begins with EVENT says."""
     return Delivery(payload[_SENDER], payload[_NUMBER], int(payload[_SENT_AT]))

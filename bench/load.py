@@ -33,6 +33,9 @@ MAX_FRAME: Final = 100_000_000
 SILENCE: Final = 20.0
 """Seconds without any delivery after which a run has failed."""
 
+CALM: Final = 2.0
+"""Seconds after which a server that was overloaded has to be calm again."""
+
 RECIPIENTS: Final = 256
 """Recipients drawn ahead for each sender, then used in turn: drawing costs more than sending."""
 
@@ -56,6 +59,8 @@ class Client(WSListener):
         self.recipients: Iterator[bytes] = iter(())
         self.out: list[bytes] = []
         self.sent = 0
+        self.due = array("q")
+        """When each message was due, in microseconds; only in the scenario `overload`."""
         self.seen: dict[bytes, bytes] = {}
         """The last number seen of each sender."""
 
@@ -70,7 +75,7 @@ class Client(WSListener):
         if payload.startswith(EVENT):
             self.load.delivered(self, payload)
         elif payload.startswith(b"43"):
-            self.load.acked(payload)
+            self.load.acked(self, payload)
         elif payload == b"2":
             self.write(masked(b"3"))
         elif not self.ready.done():
@@ -108,6 +113,10 @@ class Load:
         self.refusal = ""
         self.latencies = array("q")
         """Microseconds."""
+        self.refusals = array("q")
+        """Microseconds until a message was refused; only in the scenario `overload`."""
+        self.hinted = 0
+        """Refusals that said when to try again."""
 
     async def connect(self, auths: list[dict[str, Any]], at_once: int) -> float:
         """Sign everybody in, `at_once` at a time. Returns the seconds it took."""
@@ -180,10 +189,14 @@ class Load:
         if self.keep_sending:
             self.say(self.by_name[sender], now)
 
-    def acked(self, payload: bytes) -> None:
+    def acked(self, sender: Client, payload: bytes) -> None:
         if b'"error"' in payload:
             self.refused += 1
+            self.in_flight -= 1
             self.refusal = payload.decode()
+            self.hinted += b'"retryAfter"' in payload
+            if self.measuring and sender.due:
+                self.refusals.append(_now() - sender.due[frames.acked_number(payload) - 1])
         else:
             self.acknowledged += 1
 
@@ -207,12 +220,38 @@ class Load:
         pace.cancel()
         return result
 
-    async def pace(self) -> None:
+    async def overload(self) -> dict[str, Any]:
+        """`rate` messages a second for a while, more than the server can carry; then, after CALM seconds, an eighth of that."""
+        pace = asyncio.create_task(self.pace(note=True))
+        await asyncio.sleep(self.options.warm_up)
+        result = await self.measure()
+        pace.cancel()
+        refusals = {f"refusal_{name}": value for name, value in percentiles(self.refusals).items()}
+        result |= {**refusals, "refused_per_second": len(self.refusals) / self.options.seconds}
+        refused = self.refused
+        self.latencies, self.options.rate = array("q"), self.options.rate / 8
+        pace = asyncio.create_task(self.pace())
+        await asyncio.sleep(CALM)
+        still, after = self.refused - refused, self.refused
+        calm = await self.measure()
+        pace.cancel()
+        return {
+            **result,
+            "refused_in_the_first_moment_after": still,
+            "refused_when_calm": self.refused - after,
+            "calm_p50_ms": calm.get("p50_ms"),
+            "calm_p99_ms": calm.get("p99_ms"),
+        }
+
+    async def pace(self, note: bool = False) -> None:
         began, interval, sent = _now(), 1e6 / self.options.rate, 0
         senders = itertools.cycle(self.clients)
         while True:
             while (due := began + int(sent * interval)) <= _now():
-                self.say(next(senders), due)
+                sender = next(senders)
+                if note:
+                    sender.due.append(due)
+                self.say(sender, due)
                 sent += 1
             await asyncio.sleep(0.001)
 
@@ -239,9 +278,13 @@ class Load:
                 break
             await asyncio.sleep(0.05)
         sent = sum(client.sent for client in self.clients)
-        valid = not (self.in_flight or self.disordered or self.refused or self.lost_sockets)
+        valid = not (self.in_flight or self.disordered or self.lost_sockets)
+        if self.options.scenario == "overload":
+            valid = valid and self.hinted == self.refused
+        else:
+            valid = valid and not self.refused
         if acks:
-            valid = valid and self.acknowledged == sent
+            valid = valid and self.acknowledged + self.refused == sent
         return {
             "valid": valid, "sent": sent, "delivered": self.deliveries, "acknowledged": self.acknowledged,
             "refused": self.refused, "disordered": self.disordered, "lost_sockets": self.lost_sockets,
@@ -285,7 +328,8 @@ async def _talk(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"connect_seconds": await load.connect(_guests(options), options.at_once)}
     load.prepare()
     print(json.dumps(result), flush=True)  # so that a profiler knows when to begin
-    result |= await (load.open_loop() if options.scenario == "open" else load.closed_loop())
+    scenarios = {"open": load.open_loop, "closed": load.closed_loop, "overload": load.overload}
+    result |= await scenarios[options.scenario]()
     result |= await load.settle()
     load.leave()
     return result
@@ -329,12 +373,12 @@ async def _main(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scenario", choices=("closed", "open", "idle", "reconnect"))
+    parser.add_argument("scenario", choices=("closed", "open", "overload", "idle", "reconnect"))
     parser.add_argument("--url", required=True, action="append", help="of several nodes, the sockets take turns")
     parser.add_argument("--sockets", type=int, default=100)
     parser.add_argument("--at-once", type=int, default=50, help="sockets that sign in at the same time")
     parser.add_argument("--window", type=int, default=20, help="messages under way per socket (closed)")
-    parser.add_argument("--rate", type=float, default=1000, help="messages a second (open)")
+    parser.add_argument("--rate", type=float, default=1000, help="messages a second (open, overload)")
     parser.add_argument("--pattern", choices=("random", "circle", "pairs"), default="random")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--warm-up", type=float, default=2)

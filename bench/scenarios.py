@@ -63,7 +63,7 @@ def load(scenario: str, peer: Peer, *flags: str) -> Result:
 
 
 def load_command(scenario: str, peer: Peer, *flags: str) -> list[str]:
-    acks = ["--acks"] if peer.name == "duologue" and scenario in ("closed", "open") else []
+    acks = ["--acks"] if peer.name == "duologue" and scenario in ("closed", "open", "overload") else []
     return pinned(LOAD_CORE, [sys.executable, "-m", "bench.load", scenario, "--url", peer.url, *acks, *flags])
 
 

@@ -35,13 +35,8 @@ class Code(enum.StrEnum):
     STORAGE_FULL = "storage full"
     UNAVAILABLE = "unavailable"
 
-    @property
-    def sentence(self) -> str:
-        return _MEANINGS[self].sentence
-
-    @property
-    def retry(self) -> bool:
-        return _MEANINGS[self].retry
+    sentence: str
+    retry: bool
 
 
 _MEANINGS = {
@@ -65,6 +60,10 @@ _MEANINGS = {
     Code.UNAVAILABLE: _Meaning("The server can't do this right now; try again soon.", retry=True),
 }
 
+for _code, _meaning in _MEANINGS.items():
+    # Attributes, for a server that is overloaded looks them up more often than anything else.
+    _code.sentence, _code.retry = _meaning.sentence, _meaning.retry
+
 
 class DuologueError(Exception):
     """Base of every error that Duologue raises on purpose."""
@@ -74,10 +73,12 @@ class Refusal(DuologueError):
     """A request that was refused. `retry_after` is in seconds, given only where a retry can help."""
 
     def __init__(self, code: Code, detail: str = "", retry_after: float | None = None) -> None:
-        super().__init__(f"{code.value}: {detail or code.sentence}")
         self.code = code
         self.detail = detail
         self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.code.value}: {self.detail or self.code.sentence}"
 
 
 class StoreFailed(DuologueError):
