@@ -17,13 +17,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hatch_build
+from bench.histories import History, reconnects, returns
 from bench.peers.launch import ROOT, node_command, running
+from bench.plots import draw
 from bench.profiling import profile
 from bench.report import summarise
-from bench.scenarios import Result, reconnects, rotated, scenarios
+from bench.scenarios import Result, rotated, scenarios
 
 PACKAGES = (
     "duologue", "picows", "uvloop", "uvicorn", "apsw", "msgspec", "python-socketio", "python-engineio", "websockets",
@@ -35,28 +37,53 @@ def say(what: str) -> None:
 
 
 def measure_all(options: argparse.Namespace, node: str) -> Iterator[Result]:
-    rounds, seconds, sockets = (2, 1.5, 500) if options.quick else (options.rounds, options.seconds, 5000)
+    size = Size(rounds=2, seconds=1.5, overload=5, idle=500, herd=500, history=20_000, conversations=20)
+    if not options.quick:
+        size = Size(options.rounds, options.seconds, 60, 15_000, 10_000, options.history, 500)
 
     def wanted(name: str) -> bool:
         return not options.only or any(text in name for text in options.only)
 
-    for scenario in scenarios(rounds, seconds, sockets):
+    for scenario in scenarios(size.rounds, size.seconds, size.idle, size.overload):
         if not wanted(scenario.name):
             continue
         for turn in range(scenario.rounds):
             say(f"{scenario.name}: round {turn + 1} of {scenario.rounds}")
             for name in rotated(scenario.peers, turn):
-                with running(name, node) as peer:
+                with running(name, node, None, scenario.cores, 0, *scenario.flags) as peer:
                     figures = scenario.measure(peer)
                 result = {"peer": name, "scenario": scenario.name, "round": turn, **figures}
                 say(f"  {headline(result)}")
                 yield result
-    if wanted("reconnect") and not options.no_history:
-        sizes, times = ((1_000, 20_000), 2) if options.quick else ((1_000, 1_000_000), 10)
-        say(f"reconnects, {rounds} rounds; storing messages first")
-        for result in reconnects(node, sizes, rounds, times):
-            say(f"  {result['scenario']}: {headline(result)}")
-            yield result
+    for name, results in histories(node, size).items():
+        if wanted(name):
+            say(f"{name}; storing messages first")
+            for result in results:
+                say(f"  {result['scenario']}: {headline(result)}")
+                yield result
+
+
+class Size(NamedTuple):
+    rounds: int
+    seconds: float
+    overload: float
+    idle: int
+    herd: int
+    history: int
+    conversations: int
+    """That each of the people with many conversations begins."""
+
+
+def histories(node: str, size: Size) -> dict[str, Iterator[Result]]:
+    """Nothing of it happens before it's iterated over."""
+    lengths = [History(f"{count:,} stored", count) for count in (1_000, size.history)]
+    many = 2 * size.conversations
+    wide = History(f"{many:,} conversations each", (many + 1) * size.conversations, many + 1, size.conversations, 3)
+    return {
+        "reconnect": reconnects(node, lengths, size.rounds),
+        "many conversations": reconnects(node, [wide], size.rounds),
+        "herd": returns(node, size.herd, 1),
+    }
 
 
 def headline(result: Result) -> str:
@@ -68,6 +95,9 @@ def headline(result: Result) -> str:
             f"{peer} {result['deliveries_per_second']:>9,.0f} a second, p50 {result['p50_ms']:.2f} ms, "
             f"p99 {result['p99_ms']:.2f} ms, the load used {result['load_cpu']:.0%} of its core"
         )
+    if "synced_within_s" in result:
+        memory = f"memory at most {result['peak_of_idle_memory']:.2f} of idle"
+        return f"{peer} all synced within {result['synced_within_s']:.1f} s, {memory}"
     if "bytes_per_connection" in result:
         memory = f"{result['bytes_per_connection']:,.0f} bytes a connection"
         return f"{peer} {memory}, {result['connects_per_second']:,.0f} connects a second"
@@ -105,7 +135,7 @@ def main() -> None:
         metavar="TEXT",
         help="scenarios whose name contains this; may be given again for more",
     )
-    parser.add_argument("--no-history", action="store_true", help="leave out the reconnects with 1,000,000 messages")
+    parser.add_argument("--history", type=int, default=1_000_000, help="messages of the long history")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", help="folder for the JSON and the table")
     parser.add_argument(
         "--profile", action="store_true", help="instead: py-spy on one peer under load, stacks in --out"
@@ -132,6 +162,7 @@ def main() -> None:
         (options.out / "results.json").write_text(json.dumps({"facts": described, "results": results}, indent=1) + "\n")
         table = summarise(described, results)
         (options.out / "results.md").write_text(table)
+        draw(results, options.out)
     print(table)
 
 

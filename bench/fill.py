@@ -21,14 +21,10 @@ from duologue.domain.ports import Pending, PendingMessage
 from duologue.main import SystemClock
 from duologue.store.sqlite import SqliteStore
 
-PEOPLE = 200
-PARTNERS = 5
-"""Conversations that each person begins."""
-
 BATCH = 2_000
 
 
-async def fill(folder: Path, count: int, seed: int) -> list[dict[str, object]]:
+async def fill(folder: Path, count: int, population: int, partners: int, seed: int) -> list[dict[str, object]]:
     """Returns an auth payload per person."""
     committed = asyncio.Event()
     left = 0
@@ -48,12 +44,12 @@ async def fill(folder: Path, count: int, seed: int) -> list[dict[str, object]]:
     chosen = random.Random(seed)
     store = await SqliteStore.open(folder, SystemClock(), sink, failed)
     people, tokens = [], []
-    for number in range(PEOPLE):
+    for number in range(population):
         user, token = User(new_user_id(), f"user {number:05d}"), new_token()
         await store.create_guest(user, token_hash(token))
         people.append(user.id)
         tokens.append(token)
-    pairs = [(number, (number + step) % PEOPLE) for number in range(PEOPLE) for step in range(1, PARTNERS + 1)]
+    pairs = [(number, (number + step) % population) for number in range(population) for step in range(1, partners + 1)]
     stored = 0
     while stored < count:
         size = min(BATCH, count - stored)
@@ -84,10 +80,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("sessions", type=Path, help="where the auth payloads go, as JSON")
     parser.add_argument("--messages", type=int, default=1_000)
+    parser.add_argument("--people", type=int, default=200)
+    parser.add_argument("--partners", type=int, default=5, help="conversations that each person begins")
     parser.add_argument("--times", type=int, default=1, help="how often each person's payload is written down")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    sessions = asyncio.run(fill(options.folder, options.messages, options.seed))
+    sessions = asyncio.run(fill(options.folder, options.messages, options.people, options.partners, options.seed))
     options.sessions.write_text(json.dumps(sessions * options.times))
 
 

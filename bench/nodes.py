@@ -132,7 +132,7 @@ def _running(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]
 def _pin(pid: int) -> None:
     process = psutil.Process(pid)
     for each in (process, *process.children(recursive=True)):
-        each.cpu_affinity([SERVER_CORE])
+        each.cpu_affinity([int(SERVER_CORE)])
 
 
 def _nats_bytes(port: int) -> int:

@@ -1,13 +1,13 @@
-"""From the results of all rounds to a table of medians and spreads, and to the targets."""
+"""From the results of all rounds to a table of medians and spreads."""
 
 from __future__ import annotations
 
 import statistics
 from typing import Any
 
+from bench.medians import Results, values
 from bench.peers.launch import PEERS, RELAY
-
-Results = list[dict[str, Any]]
+from bench.targets import verdicts
 
 MEASURES = (
     ("deliveries_per_second", "deliveries/s", "{:,.0f}"),
@@ -16,6 +16,22 @@ MEASURES = (
     ("server_cpu", "server CPU", "{:.0%}"),
     ("load_cpu", "load CPU", "{:.0%}"),
     ("bytes_written_per_message", "bytes to disk a message", "{:,.0f}"),
+    ("bytes_stored_per_message", "bytes stored a message", "{:,.0f}"),
+    ("fsync_p50_ms", "p50 ms of the disk's sync alone", "{:.2f}"),
+    ("fsync_p99_ms", "p99 ms of the disk's sync alone", "{:.2f}"),
+    ("most_per_second", "the most that it carries, deliveries/s", "{:,.0f}"),
+    ("goodput", "deliveries under twice that, of the most", "{:.2f}"),
+    ("refused_per_second", "refused/s", "{:,.0f}"),
+    ("refusal_p99_ms", "p99 ms until a refusal", "{:.0f}"),
+    ("calm_p99_ms", "p99 ms from 2 s after, at a quarter of the most", "{:.2f}"),
+    ("refused_when_calm", "refused from 2 s after", "{:,.0f}"),
+    ("before_mb", "memory before, MB", "{:,.0f}"),
+    ("peak_mb", "memory at most, MB", "{:,.0f}"),
+    ("synced_within_s", "all synced within s", "{:.1f}"),
+    ("refused_once", "refused or cut at least once", "{:,.0f}"),
+    ("refused_twice", "refused or cut twice", "{:,.0f}"),
+    ("restart_s", "s until it listened again", "{:.2f}"),
+    ("peak_of_idle_memory", "memory at most, of idle", "{:.2f}"),
     ("bytes_per_connection", "bytes a connection", "{:,.0f}"),
     ("connects_per_second", "connects/s", "{:,.0f}"),
     ("server_cpu_ms", "server CPU ms a reconnect", "{:.3f}"),
@@ -25,25 +41,12 @@ MEASURES = (
 )
 
 
-def values(results: Results, scenario: str, peer: str, measure: str) -> list[float]:
-    return [
-        each[measure]
-        for each in results
-        if each["scenario"] == scenario and each["peer"] == peer and each.get("valid") and measure in each
-    ]
-
-
-def median(results: Results, scenario: str, peer: str, measure: str) -> float | None:
-    found = values(results, scenario, peer, measure)
-    return statistics.median(found) if found else None
-
-
 def summarise(facts: dict[str, Any], results: Results) -> str:
     """Markdown: the facts of the run, a table per scenario (median, and the range of the rounds), the targets."""
     lines = ["# Results", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     for scenario in dict.fromkeys(each["scenario"] for each in results):
         lines += _table(results, scenario)
-    lines += ["## Targets", "", *(f"- {line}" for line in targets(results)), ""]
+    lines += ["## Targets", "", *(f"- {line}" for line in verdicts(results)), ""]
     return "\n".join(lines)
 
 
@@ -65,31 +68,3 @@ def _cell(found: list[float], form: str) -> str:
         return ""
     middle = form.format(statistics.median(found))
     return middle if len(found) == 1 else f"{middle} ({form.format(min(found))} to {form.format(max(found))})"
-
-
-def targets(results: Results) -> list[str]:
-    """The targets of issue 2, section 6, each with the ratio that decides; for throughput one per number of sockets and
-    pattern of recipients."""
-    names = list(dict.fromkeys(each["scenario"] for each in results))
-    lines = []
-    for name in names:
-        for peer, factor in (("node", 1.0), ("python-socketio", 4.0)):
-            ours, theirs = (median(results, name, each, "deliveries_per_second") for each in ("duologue", peer))
-            if name.startswith("throughput") and ours is not None and theirs:
-                lines.append(_verdict(f"{name}: at least {factor:g} x {peer}", ours / theirs, ours >= factor * theirs))
-        ours, theirs = (median(results, name, each, "bytes_per_connection") for each in ("duologue", "node"))
-        if ours is not None and theirs:
-            lines.append(_verdict(f"{name}: memory per connection not above node's", ours / theirs, ours <= theirs))
-    reconnect = sorted((name for name in names if name.startswith("reconnect")), key=len)
-    if len(reconnect) == 2:
-        for measure, what in (("server_cpu_ms", "server's CPU"), ("ms_per_reconnect", "time")):
-            short, long = (median(results, name, "duologue", measure) for name in reconnect)
-            if short and long:
-                lines.append(
-                    _verdict(f"reconnect: {what} with the long history within 20%", long / short, long <= 1.2 * short)
-                )
-    return lines
-
-
-def _verdict(target: str, ratio: float, met: bool) -> str:
-    return f"{'met' if met else 'MISSED'}: {target} ({ratio:.2f})"

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +19,8 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVER_CORE = 0
-LOAD_CORE = 1
+SERVER_CORE = "0"
+LOAD_CORE = "1"
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 
@@ -33,6 +34,8 @@ class Peer:
     name: str
     port: int
     process: subprocess.Popen[bytes]
+    folder: Path
+    """Where Duologue keeps its data."""
 
     @property
     def url(self) -> str:
@@ -53,12 +56,32 @@ class Peer:
         return int(psutil.Process(self.process.pid).io_counters().write_bytes)
 
 
+class Watch:
+    """The largest resident size of a peer until `end`."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._over = threading.Event()
+        self.peak = 0
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.05):
+            self.peak = max(self.peak, self._peer.rss())
+
+    def end(self) -> int:
+        self._over.set()
+        self._thread.join()
+        return self.peak
+
+
 def node_command(node: str) -> list[str]:
     return [node, str(ROOT / "bench/peers/node/server.js")]
 
 
-def pinned(core: int, command: list[str]) -> list[str]:
-    return ["taskset", "-c", str(core), *command]
+def pinned(cores: str, command: list[str]) -> list[str]:
+    return ["taskset", "-c", cores, *command]
 
 
 def serve_command(port: int, data: Path, *flags: str) -> list[str]:
@@ -71,22 +94,25 @@ def serve_command(port: int, data: Path, *flags: str) -> list[str]:
 
 
 @contextmanager
-def running(name: str, node: str, data: Path | None = None, core: int = SERVER_CORE) -> Iterator[Peer]:
-    """A fresh peer with nothing stored, or Duologue on the folder `data`."""
-    port = free_port()
+def running(
+    name: str, node: str, data: Path | None = None, cores: str = SERVER_CORE, port: int = 0, *flags: str
+) -> Iterator[Peer]:
+    """A fresh peer with nothing stored, or Duologue on the folder `data`. It may use `cores`, as taskset names them, and
+    gets `flags` after its port."""
+    port = port or free_port()
     folder = data or Path(tempfile.mkdtemp(prefix="duologue-bench-"))
     commands = {
         "duologue": serve_command(port, folder),
-        "node": [*node_command(node), str(port)],
+        "node": [*node_command(node), str(port), *flags],
         RELAY: [sys.executable, "-m", "bench.peers.relay", str(port)],
         "python-socketio": [sys.executable, str(ROOT / "bench/peers/python_socketio_server.py"), str(port)],
     }  # fmt: skip
     process = subprocess.Popen(
-        pinned(core, commands[name]), stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "NODE_ENV": "production"}
+        pinned(cores, commands[name]), stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "NODE_ENV": "production"}
     )
     try:
         wait_until_listening(process, port)
-        yield Peer(name, port, process)
+        yield Peer(name, port, process, folder)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

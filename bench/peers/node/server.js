@@ -6,6 +6,8 @@ import { Server } from "socket.io";
 
 const sessions = new Map();
 const messages = [];
+// For the memory of idle connections: that everybody is announced to everybody would take many minutes at 15,000.
+const quiet = process.argv.includes("quiet");
 const newId = () => randomBytes(8).toString("hex");
 
 const http = createServer();
@@ -35,7 +37,7 @@ io.on("connection", async (socket) => {
     exchanged.get(other).push(message);
   }
   const users = [];
-  for (const session of sessions.values()) {
+  for (const session of quiet ? [] : sessions.values()) {
     users.push({
       userID: session.userID,
       username: session.username,
@@ -43,8 +45,8 @@ io.on("connection", async (socket) => {
       messages: exchanged.get(session.userID) ?? [],
     });
   }
-  socket.emit("users", users);
-  socket.broadcast.emit("user connected", { userID, username, connected: true, messages: [] });
+  socket.emit("users", quiet ? [] : users);
+  if (!quiet) socket.broadcast.emit("user connected", { userID, username, connected: true, messages: [] });
 
   socket.on("private message", ({ content, to }) => {
     const message = { content, from: userID, to };
@@ -55,7 +57,7 @@ io.on("connection", async (socket) => {
   socket.on("disconnect", async () => {
     const left = await io.in(userID).fetchSockets();
     if (left.length > 0) return;
-    socket.broadcast.emit("user disconnected", userID);
+    if (!quiet) socket.broadcast.emit("user disconnected", userID);
     sessions.set(sessionID, { userID, username, connected: false });
   });
 });

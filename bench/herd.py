@@ -1,0 +1,139 @@
+"""A herd: everybody was signed in, the server is restarted, and all of them come back at once.
+
+Run as a process of its own by `measure`: it signs everybody in, says so, waits for a line that the server is up again, and
+then connects all at once, each with the cursor that it had. Whoever is refused or cut tries again, as clients do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import picows
+import uvloop
+
+from bench.load import CONNECT_TIMEOUT, Client, Load, allow_many_files
+from bench.peers.launch import LOAD_CORE, ROOT, Watch, pinned, running
+
+RETRY: Final = (0.5, 1.5)
+"""Seconds before another attempt: the stock client's first pause with its randomization."""
+
+DEADLINE: Final = 120.0
+
+
+class Returning(Client):
+    """Keeps what it needs to come back."""
+
+    session = ""
+    cursor: str | None = None
+
+    def signing_in(self, payload: bytes) -> None:
+        if payload.startswith(b'42["session"'):
+            self.session = json.loads(payload[2:])[1]["sessionID"]
+        elif payload.startswith(b'42["sync"'):
+            self.cursor = json.loads(payload[2:])[1]["cursor"]
+        super().signing_in(payload)
+
+
+async def _connect(load: Load, client: Client) -> None:
+    await picows.ws_connect(lambda: client, load.options.url[0], websocket_handshake_timeout=CONNECT_TIMEOUT)
+    await asyncio.wait_for(client.ready, CONNECT_TIMEOUT)
+
+
+async def _come_back(load: Load, index: int, auth: dict[str, Any]) -> tuple[int, float]:
+    """How often it was refused or cut, and when it was synced."""
+    refusals = 0
+    while True:
+        try:
+            await _connect(load, Client(load, index, auth))
+        except (OSError, RuntimeError, picows.WSError, TimeoutError):
+            refusals += 1
+            await asyncio.sleep(random.uniform(*RETRY))
+        else:
+            return refusals, time.monotonic()
+
+
+async def _main(options: argparse.Namespace) -> None:
+    load = Load(options)
+    load.leaving = True  # nobody is missed when the server goes
+    line = asyncio.Semaphore(50)
+    clients = [
+        Returning(load, index, {"username": f"user {index:05d}", "sync": {"since": None}})
+        for index in range(options.sockets)
+    ]
+
+    async def first(client: Client) -> None:
+        async with line:
+            await _connect(load, client)
+
+    await asyncio.gather(*map(first, clients))
+    print("here", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    auths = [{"sessionID": each.session, "sync": {"since": each.cursor}} for each in clients]
+    clients.clear()
+    began = time.monotonic()
+    ends = await asyncio.gather(*(_come_back(load, index, auth) for index, auth in enumerate(auths)))
+    times = sorted(end - began for _, end in ends)
+    result = {
+        "synced_within_s": times[-1],
+        "synced_p50_s": times[len(times) // 2],
+        "refused_once": sum(refusals > 0 for refusals, _ in ends),
+        "refused_twice": sum(refusals > 1 for refusals, _ in ends),
+    }
+    print(json.dumps(result), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+
+
+def measure(node: str, sockets: int) -> dict[str, Any]:
+    """Idle memory with everybody there, then kill -9, a restart, and the return of all."""
+    with tempfile.TemporaryDirectory(prefix="duologue-bench-") as temporary:
+        folder = Path(temporary) / "data"
+        with running("duologue", node, folder) as peer:
+            command = [sys.executable, "-m", "bench.herd", "--url", peer.url, "--sockets", str(sockets)]
+            herd = subprocess.Popen(
+                pinned(LOAD_CORE, command), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            assert herd.stdout is not None
+            assert herd.stdin is not None
+            if not herd.stdout.readline():
+                return {"valid": False, "refusal": "not everybody could sign in"}
+            time.sleep(2)
+            idle, port = peer.rss(), peer.port
+            peer.process.send_signal(signal.SIGKILL)
+            peer.process.wait()
+        began = time.monotonic()
+        with running("duologue", node, folder, port=port) as peer:
+            up, watch = time.monotonic() - began, Watch(peer)
+            herd.stdin.write("up\n")
+            herd.stdin.flush()
+            timer = threading.Timer(DEADLINE, herd.kill)
+            timer.start()
+            line = herd.stdout.readline()
+            timer.cancel()
+            peak = watch.end()
+            herd.communicate("\n")
+    if not line:
+        return {"valid": False, "refusal": f"not everybody was back within {DEADLINE:g} s"}
+    return {"valid": True, **json.loads(line), "restart_s": up, "peak_of_idle_memory": peak / idle}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", required=True, action="append")
+    parser.add_argument("--sockets", type=int, required=True)
+    allow_many_files()
+    uvloop.run(_main(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The targets, and by which figure each of a run was met. A scenario that was not run has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from bench.medians import Results, median
+
+SHARES: Final = (("throughput", "node", 1.5), ("throughput", "python-socketio", 8.0), ("two cores", "node", 2.0))
+"""Of a peer's deliveries a second, by how the scenario's name begins."""
+
+MEMORY_SHARE: Final = 0.75
+MEMORY: Final = 12_000
+"""Bytes per idle connection."""
+
+SYNCS: Final = 2_000
+"""Connects with sync a second, each with 1,000 conversations."""
+
+HISTORY: Final = 1.1
+"""What coming back to a long history may cost of what it costs with a short one."""
+
+HERD_SECONDS: Final = 10.0
+HERD_MEMORY: Final = 2.0
+GOODPUT: Final = 0.8
+"""Of the most that it carries, under twice that load."""
+
+WAIT_MS: Final = 2_000.0
+"""For a delivery or a refusal under twice the load, at p99: what accepted writes may wait for (store/committer.py), the rest of
+the way, and as much again."""
+
+Verdict = tuple[str, str, bool]
+"""What is wanted, what was seen, and whether that is enough."""
+
+
+def verdicts(results: Results) -> list[str]:
+    found = [
+        *_shares(results),
+        *_latencies(results),
+        *_memory(results),
+        *_returns(results),
+        *_herd(results),
+        *_overload(results),
+    ]
+    return [f"{'met' if met else 'MISSED'}: {wanted} ({seen})" for wanted, seen, met in found]
+
+
+def _names(results: Results, beginning: str) -> list[str]:
+    return list(dict.fromkeys(each["scenario"] for each in results if each["scenario"].startswith(beginning)))
+
+
+def _shares(results: Results) -> Iterator[Verdict]:
+    for beginning, peer, share in SHARES:
+        for name in _names(results, beginning):
+            ours, theirs = (median(results, name, each, "deliveries_per_second") for each in ("duologue", peer))
+            if ours and theirs:
+                yield f"{name}: at least {share:g} x {peer}", f"{ours / theirs:.2f}", ours >= share * theirs
+
+
+def _latencies(results: Results) -> Iterator[Verdict]:
+    for name in _names(results, "open loop"):
+        ours, theirs = (median(results, name, each, "p99_ms") for each in ("duologue", "node"))
+        sync = median(results, name, "duologue", "fsync_p99_ms")
+        if ours is not None and theirs is not None and sync is not None:
+            bound = theirs + sync
+            yield f"{name}: p99 at most Node's and the disk's sync", f"{ours:.2f} of {bound:.2f} ms", ours <= bound
+
+
+def _memory(results: Results) -> Iterator[Verdict]:
+    for name in _names(results, "idle"):
+        ours, theirs = (median(results, name, each, "bytes_per_connection") for each in ("duologue", "node"))
+        if ours and theirs:
+            yield (
+                f"{name}: memory per connection at most {MEMORY_SHARE} of Node's and {MEMORY:,} bytes",
+                f"{ours / theirs:.2f}, {ours:,.0f} bytes",
+                ours <= MEMORY_SHARE * theirs and ours <= MEMORY,
+            )
+
+
+def _returns(results: Results) -> Iterator[Verdict]:
+    for name in _names(results, "reconnect"):
+        speed = median(results, name, "duologue", "reconnects_per_second")
+        if speed and name.endswith("conversations each"):
+            yield f"{name}: at least {SYNCS:,} connects with sync a second", f"{speed:,.0f}", speed >= SYNCS
+    lengths = sorted((name for name in _names(results, "reconnect") if name.endswith("stored")), key=len)
+    if len(lengths) == 2:
+        for measure, what in (("server_cpu_ms", "processor time"), ("bytes_per_reconnect", "bytes")):
+            short, long = (median(results, name, "duologue", measure) for name in lengths)
+            if short and long:
+                wanted = f"{lengths[1]}: {what} within {HISTORY - 1:.0%} of that with the short history"
+                yield wanted, f"{long / short:.2f}", long <= HISTORY * short
+
+
+def _herd(results: Results) -> Iterator[Verdict]:
+    for name in _names(results, "herd"):
+        measures = ("synced_within_s", "peak_of_idle_memory", "refused_twice")
+        seconds, memory, twice = (median(results, name, "duologue", each) for each in measures)
+        if seconds is not None and memory is not None and twice is not None:
+            yield (
+                f"{name}: all synced within {HERD_SECONDS:g} s, memory below {HERD_MEMORY:g} x idle, nobody refused twice",
+                f"{seconds:.1f} s, {memory:.2f}, {twice:.0f}",
+                seconds <= HERD_SECONDS and memory < HERD_MEMORY and not twice,
+            )
+
+
+def _overload(results: Results) -> Iterator[Verdict]:
+    for name in _names(results, "overload"):
+        measures = ("goodput", "p99_ms", "refusal_p99_ms", "refused_when_calm")
+        goodput, wait, refusal, late = (median(results, name, "duologue", each) for each in measures)
+        if goodput is not None and wait is not None and refusal is not None and late is not None:
+            yield f"{name}: goodput at least {GOODPUT} of the most", f"{goodput:.2f}", goodput >= GOODPUT
+            seen = f"{wait:,.0f} and {refusal:,.0f} ms"
+            yield (
+                f"{name}: p99 of deliveries and of refusals at most {WAIT_MS:,.0f} ms",
+                seen,
+                max(wait, refusal) <= WAIT_MS,
+            )
+            yield f"{name}: nothing refused from 2 s after it", f"{late:.0f}", not late
