@@ -82,6 +82,11 @@ class Store(Protocol):
         known one. It may change at any time."""
         ...
 
+    def ensure_room(self) -> None:
+        """Raises where `submit` would, `Refusal(OVERLOADED)` or `Refusal(UNAVAILABLE)`: to be asked before any work is done
+        for a write. A server that is overloaded makes more refusals than anything else."""
+        ...
+
     def submit(self, pending: Pending) -> None:
         """Queue a write for the next group commit. Never blocks and never loses what it accepted: each accepted object
         comes back exactly once, in the order of submission, in some call of the sink on the event loop. Raises

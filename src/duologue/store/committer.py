@@ -99,13 +99,17 @@ class Committer:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, work: Work) -> None:
-        """Queue a write. Raises `Refusal`: OVERLOADED when too many wait, UNAVAILABLE after close or failure."""
-        if not self._open:
-            raise Refusal(Code.UNAVAILABLE, "the store is closed")
+    def ensure_room(self) -> None:
+        """Raises `Refusal` where `submit` would: OVERLOADED when too many wait, UNAVAILABLE after close or failure."""
         if len(self._queue) >= self._limit:
             # Spread out, or those who were refused together would come back together.
             raise Refusal(Code.OVERLOADED, "too many writes are waiting", MAX_WAIT * random.uniform(1, 3))
+        if not self._open:
+            raise Refusal(Code.UNAVAILABLE, "the store is closed")
+
+    def submit(self, work: Work) -> None:
+        """Queue a write. Raises as `ensure_room`."""
+        self.ensure_room()
         self._queue.append(work)
         if not self._ringing:
             # The bell waits for the end of this turn of the loop: what other sockets send in it joins the batch.

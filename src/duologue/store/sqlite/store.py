@@ -42,6 +42,7 @@ class SqliteStore:
         self, epoch: str, committer: Committer, writer: Writer, readers: Readers, folder: Folder, clock: Clock
     ) -> None:
         self.epoch = epoch
+        self.ensure_room: Callable[[], None] = committer.ensure_room
         self.submit: Callable[[Pending], None] = committer.submit
         """`Store.submit`; the committer's own, for it is called for every message."""
         self._committer = committer

@@ -1,0 +1,82 @@
+"""More than a server can carry, by the benchmark's own load: it refuses in time and with a hint, and nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.process import ROOT, ServerProcess, duologue
+
+FLOOD = 60_000
+"""Messages a second; one core writes half of it."""
+
+MEMORY = 600_000_000
+"""Bytes that a server with 100 sockets may come to: its queues, and the buffers of each socket, have bounds."""
+
+SECONDS = 60
+"""Of the long test."""
+
+UNLIMITED = [
+    part for name in ("message-rate", "message-burst", "connect-rate", "connect-burst") for part in (f"--{name}", "1e9")
+]
+
+
+def load(server: ServerProcess, scenario: str, *flags: str) -> dict[str, Any]:
+    url = f"{server.url.replace('http', 'ws')}/socket.io/?EIO=4&transport=websocket"
+    command = [sys.executable, "-m", "bench.load", scenario, "--url", url, "--acks", "--pattern", "circle", *flags]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=SECONDS + 120, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(scenario, result)
+    return result
+
+
+@contextlib.contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """What is started meanwhile stays on that core, so that the load takes nothing from the server. No-op on one core."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core} & allowed or allowed)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def judge(result: dict[str, Any], server: ServerProcess) -> None:
+    """Each message was delivered and acknowledged once, in its order, or refused with a hint."""
+    assert result["valid"], result
+    assert result["acknowledged"] == result["delivered"]
+    assert result["refused"] > 0
+    assert "overloaded" in result["refusal"]
+    assert result["refused_when_calm"] == 0, "it still refuses two seconds later"
+    assert server.peak() < MEMORY
+    assert server.tracebacks() == []
+
+
+def test_a_flood_is_refused_in_part_and_loses_nothing(tmp_path: Path) -> None:
+    with duologue(tmp_path / "data", *UNLIMITED).start() as server:
+        result = load(server, "overload", "--rate", str(FLOOD), "--seconds", "2", "--warm-up", "1")
+        judge(result, server)
+        assert result["deliveries_per_second"] > 0
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(SECONDS + 180)
+def test_twice_the_load_for_a_minute(tmp_path: Path) -> None:
+    with pinned(0):
+        server = duologue(tmp_path / "data", *UNLIMITED).start()
+    with server, pinned(1):
+        before = load(server, "closed", "--seconds", "5")["deliveries_per_second"]
+        result = load(server, "overload", "--rate", str(2 * before), "--seconds", str(SECONDS))
+        judge(result, server)
+        # Two million messages later, on a machine that may have changed its mind about its speed.
+        after = load(server, "closed", "--seconds", "5")["deliveries_per_second"]
+        assert result["deliveries_per_second"] >= 0.8 * (before + after) / 2
+        assert max(result["p99_ms"], result["refusal_p99_ms"]) < 3_000
