@@ -98,6 +98,8 @@ def headline(result: Result) -> str:
     if "synced_within_s" in result:
         memory = f"memory at most {result['peak_of_idle_memory']:.2f} of idle"
         return f"{peer} all synced within {result['synced_within_s']:.1f} s, {memory}"
+    if "alone_p99_ms" in result:
+        return f"{peer} " + ", ".join(f"{name} {value}" for name, value in result.items() if name.endswith("p99_ms"))
     if "bytes_per_connection" in result:
         memory = f"{result['bytes_per_connection']:,.0f} bytes a connection"
         return f"{peer} {memory}, {result['connects_per_second']:,.0f} connects a second"

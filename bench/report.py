@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from bench.medians import Results, values
-from bench.peers.launch import PEERS, RELAY
+from bench.peers.launch import LIMITED, PEERS, RELAY
 from bench.targets import verdicts
 
 MEASURES = (
@@ -25,6 +25,11 @@ MEASURES = (
     ("refusal_p99_ms", "p99 ms until a refusal", "{:.0f}"),
     ("calm_p99_ms", "p99 ms from 2 s after, at a quarter of the most", "{:.2f}"),
     ("refused_when_calm", "refused from 2 s after", "{:,.0f}"),
+    ("alone_p99_ms", "p99 ms alone", "{:.2f}"),
+    ("slow-reader_p99_ms", "p99 ms beside a slow reader", "{:.2f}"),
+    ("flooder_p99_ms", "p99 ms beside a flooding sender", "{:.2f}"),
+    ("poller_p99_ms", "p99 ms beside a polling client", "{:.2f}"),
+    ("alone again_p99_ms", "p99 ms alone again", "{:.2f}"),
     ("before_mb", "memory before, MB", "{:,.0f}"),
     ("peak_mb", "memory at most, MB", "{:,.0f}"),
     ("synced_within_s", "all synced within s", "{:.1f}"),
@@ -52,7 +57,7 @@ def summarise(facts: dict[str, Any], results: Results) -> str:
 
 def _table(results: Results, scenario: str) -> list[str]:
     present = {each["peer"] for each in results if each["scenario"] == scenario}
-    peers = [peer for peer in (*PEERS, RELAY) if peer in present]
+    peers = [peer for peer in (*PEERS, LIMITED, RELAY) if peer in present]
     lines = [f"## {scenario}", "", "| | " + " | ".join(peers) + " |", "|---" * (len(peers) + 1) + "|"]
     for measure, title, form in MEASURES:
         cells = [_cell(values(results, scenario, peer, measure), form) for peer in peers]

@@ -6,13 +6,15 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from bench.disk import fsync_ms
-from bench.peers.launch import LOAD_CORE, PEERS, RELAY, ROOT, SERVER_CORE, Peer, Watch, pinned
+from bench.neighbour import KINDS
+from bench.peers.launch import LIMITED, LOAD_CORE, PEERS, RELAY, ROOT, SERVER_CORE, Peer, Watch, pinned
 
 LOAD_TIMEOUT: Final = 600.0
 SETTLE_TIMEOUT: Final = 60.0
@@ -57,6 +59,7 @@ def scenarios(rounds: int, seconds: float, idle_sockets: int, overload_seconds: 
         Scenario("ceiling of the load, 100 sockets", throughput(100, 20, "random", seconds), 1, (RELAY,)),
         *(Scenario(f"open loop, {rate:,} a second", paced(100, rate, seconds), rounds, BOTH) for rate in RATES),
         Scenario("overload", overload(seconds, overload_seconds), 1, OURS),
+        Scenario("neighbours, 2,000 a second", neighbours(2_000, seconds), rounds, (LIMITED,)),
         # Not python-socketio: nobody compares with it here. The guide's announcements are left out: at 15,000 people
         # they would be 112 million, for many minutes.
         Scenario(f"idle, {idle_sockets:,} sockets", idle(idle_sockets), 1, BOTH, flags=("quiet",)),
@@ -77,7 +80,7 @@ def load(scenario: str, peer: Peer, *flags: str) -> Result:
 
 
 def load_command(scenario: str, peer: Peer, *flags: str) -> list[str]:
-    acks = ["--acks"] if peer.name == "duologue" and scenario in ("closed", "open", "overload") else []
+    acks = ["--acks"] if peer.name in ("duologue", LIMITED) and scenario in ("closed", "open", "overload") else []
     return pinned(LOAD_CORE, [sys.executable, "-m", "bench.load", scenario, "--url", peer.url, *acks, *flags])
 
 
@@ -94,6 +97,38 @@ def throughput(sockets: int, window: int, pattern: str, seconds: float, *flags: 
         return result
 
     return measure
+
+
+def neighbours(rate: float, seconds: float) -> Measure:
+    """The p99 of people who write to one another, alone and beside somebody of each kind of `bench.neighbour`."""
+
+    def measure(peer: Peer) -> Result:
+        how = ("--sockets", "100", "--rate", str(rate), "--pattern", "circle", "--seconds", str(seconds))
+        result: Result = {"valid": True}
+        for kind in ("alone", *KINDS, "alone again"):
+            with beside(peer, kind):
+                found = load("open", peer, *how)
+            result["valid"] = result["valid"] and found["valid"]
+            result[f"{kind}_p99_ms"] = found.get("p99_ms")
+        return result
+
+    return measure
+
+
+@contextmanager
+def beside(peer: Peer, kind: str) -> Iterator[None]:
+    if kind not in KINDS:
+        yield
+        return
+    command = pinned(LOAD_CORE, [sys.executable, "-m", "bench.neighbour", kind, "--url", peer.url])
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as neighbour:
+        assert neighbour.stdout is not None
+        if not neighbour.stdout.readline():
+            raise RuntimeError(f"the neighbour ({kind}) could not begin")
+        try:
+            yield
+        finally:
+            neighbour.kill()
 
 
 def stored(folder: Path) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from bench.medians import Results, median
+from bench.neighbour import KINDS
+from bench.peers.launch import LIMITED
 
 SHARES: Final = (("throughput", "node", 1.5), ("throughput", "python-socketio", 8.0), ("two cores", "node", 2.0))
 """Of a peer's deliveries a second, by how the scenario's name begins."""
@@ -25,6 +27,7 @@ HERD_MEMORY: Final = 2.0
 GOODPUT: Final = 0.8
 """Of the most that it carries, under twice that load."""
 
+NEIGHBOUR: Final = 2.0
 WAIT_MS: Final = 2_000.0
 """For a delivery or a refusal under twice the load, at p99: what accepted writes may wait for (store/committer.py), the rest of
 the way, and as much again."""
@@ -41,6 +44,7 @@ def verdicts(results: Results) -> list[str]:
         *_returns(results),
         *_herd(results),
         *_overload(results),
+        *_neighbours(results),
     ]
     return [f"{'met' if met else 'MISSED'}: {wanted} ({seen})" for wanted, seen, met in found]
 
@@ -101,6 +105,19 @@ def _herd(results: Results) -> Iterator[Verdict]:
                 f"{seconds:.1f} s, {memory:.2f}, {twice:.0f}",
                 seconds <= HERD_SECONDS and memory < HERD_MEMORY and not twice,
             )
+
+
+def _neighbours(results: Results) -> Iterator[Verdict]:
+    for name in _names(results, "neighbours"):
+        alone = [
+            found for each in ("alone", "alone again") if (found := median(results, name, LIMITED, f"{each}_p99_ms"))
+        ]
+        for kind in KINDS:
+            beside = median(results, name, LIMITED, f"{kind}_p99_ms")
+            if alone and beside is not None:
+                most = NEIGHBOUR * max(alone)
+                wanted = f"{name}: p99 beside a {kind} at most {NEIGHBOUR:g} x alone"
+                yield wanted, f"{beside:.2f} of {most:.2f} ms", beside <= most
 
 
 def _overload(results: Results) -> Iterator[Verdict]:

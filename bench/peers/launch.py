@@ -84,11 +84,16 @@ def pinned(cores: str, command: list[str]) -> list[str]:
     return ["taskset", "-c", cores, *command]
 
 
+LIMITED = "duologue with its limits"
+"""As it comes; `duologue` alone has no rates, for the load is a handful of very busy users from one address, and the peers
+have no such limits."""
+
+UNLIMITED = ("--message-rate", "1e9", "--message-burst", "1e9", "--connect-rate", "1e9", "--connect-burst", "1e9")
+
+
 def serve_command(port: int, data: Path, *flags: str) -> list[str]:
     return [
         sys.executable, "-m", "duologue", "serve", "--host", "127.0.0.1", "--port", str(port), "--data", str(data), *flags,
-        # The load is a handful of very busy users from one address; the peers have no such limits.
-        "--message-rate", "1e9", "--message-burst", "1e9", "--connect-rate", "1e9", "--connect-burst", "1e9",
         "--log-level", "warning",
     ]  # fmt: skip
 
@@ -102,7 +107,8 @@ def running(
     port = port or free_port()
     folder = data or Path(tempfile.mkdtemp(prefix="duologue-bench-"))
     commands = {
-        "duologue": serve_command(port, folder),
+        "duologue": serve_command(port, folder, *UNLIMITED),
+        LIMITED: serve_command(port, folder),
         "node": [*node_command(node), str(port), *flags],
         RELAY: [sys.executable, "-m", "bench.peers.relay", str(port)],
         "python-socketio": [sys.executable, str(ROOT / "bench/peers/python_socketio_server.py"), str(port)],

@@ -272,7 +272,7 @@ async def pin_the_log(
 
 @pytest.mark.timeout(180)
 async def test_a_reader_pins_the_log(start_server: StartServer, tmp_path: Path) -> None:
-    await pin_the_log(start_server, tmp_path / "data", 40_000, 1_000)
+    await pin_the_log(start_server, tmp_path / "data", 35_000, 4_000)
 
 
 @pytest.mark.torture

@@ -80,6 +80,9 @@ class Refusal(DuologueError):
     def __str__(self) -> str:
         return f"{self.code.value}: {self.detail or self.code.sentence}"
 
+    def __repr__(self) -> str:
+        return f"Refusal({str(self)!r})"
+
 
 class StoreFailed(DuologueError):
     """A write or a sync to disk failed in a way after which no later commit could be trusted."""

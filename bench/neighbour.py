@@ -1,0 +1,157 @@
+"""Somebody whom others must not feel, as a process of its own: a slow reader, a flooding sender, or a polling client.
+
+Started beside a load of people who write to one another (`bench.scenarios.neighbours`); says when it has begun, and goes on
+until its standard input ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import sys
+import urllib.request
+import uuid
+from typing import Any, Final
+
+import picows
+import uvloop
+from picows import WSFrame, WSListener, WSMsgType, WSTransport
+
+from bench.frames import masked
+
+KINDS: Final = ("slow-reader", "flooder", "poller")
+
+CONTENT: Final = "x" * 4_000
+"""Long, so that the buffers of a reader who doesn't read are full soon."""
+
+FLOOD: Final = 64
+"""Messages in one write of the flooder."""
+
+TO_SLOW: Final = 0.01
+"""Seconds between two messages to the slow reader."""
+
+
+class Guest(WSListener):
+    """A socket that signs in and then leaves what comes."""
+
+    transport: WSTransport
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.user_id = ""
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self.gone = asyncio.Event()
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self.transport = transport
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002 - picows'
+        if frame.msg_type is not WSMsgType.TEXT:
+            return
+        payload = frame.get_payload_as_bytes()
+        if payload.startswith(b"0"):
+            self.write(b"40" + json.dumps({"username": self.name}).encode())
+        elif payload.startswith(b'42["session"'):
+            self.user_id = json.loads(payload[2:])[1]["userID"]
+        elif payload.startswith(b'42["users"'):
+            self.ready.set_result(None)
+        elif payload == b"2":
+            self.write(b"3")
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows'
+        self.gone.set()
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
+    def write(self, *payloads: bytes) -> None:
+        self.transport.underlying_transport.write(b"".join(map(masked, payloads)))
+
+
+async def guest(url: str, name: str) -> Guest:
+    made = Guest(name)
+    await picows.ws_connect(lambda: made, url, max_frame_size=10_000_000)
+    await made.ready
+    return made
+
+
+def message(to: str, content: str, ack: int) -> bytes:
+    body = {"content": content, "to": to, "id": str(uuid.uuid4())}
+    return b"42%d" % ack + json.dumps(["private message", body]).encode()
+
+
+async def slow_reader(url: str) -> None:
+    """Reads nothing more once it is signed in, while a friend writes to it. When it has been closed, it comes again."""
+    friend = await guest(url, "friend of the slow")
+    for number in itertools.count():
+        slow = await guest(url, f"slow reader {number}")
+        slow.transport.underlying_transport.pause_reading()
+        print("begun", flush=True)
+        while not slow.gone.is_set():
+            friend.write(message(slow.user_id, CONTENT, number))
+            await asyncio.sleep(TO_SLOW)
+
+
+async def flooder(url: str) -> None:
+    """Sends as much as the connection takes, and doesn't care for refusals."""
+    friend, wild = await guest(url, "friend of the wild"), await guest(url, "wild")
+    print("begun", flush=True)
+    for number in itertools.count():
+        await wild.writable.wait()
+        wild.write(*[message(friend.user_id, "flood", number)] * FLOOD)
+        await asyncio.sleep(0)
+
+
+async def poller(url: str) -> None:
+    """Polls, with a friend on a websocket who writes to it."""
+    base = url.replace("ws://", "http://").replace("websocket", "polling")
+
+    def ask(sid: str = "", body: bytes | None = None) -> bytes:
+        query = f"&sid={sid}" if sid else ""
+        with urllib.request.urlopen(urllib.request.Request(base + query, body), timeout=60) as answer:
+            content: bytes = answer.read()
+            return content
+
+    sid = json.loads((await asyncio.to_thread(ask))[1:])["sid"]
+    await asyncio.to_thread(ask, sid, b'40{"username":"poller"}')
+    user_id = ""
+    while not user_id:
+        for packet in (await asyncio.to_thread(ask, sid)).split(b"\x1e"):
+            if packet.startswith(b'42["session"'):
+                user_id = json.loads(packet[2:])[1]["userID"]
+    friend = await guest(url, "friend of the poller")
+    print("begun", flush=True)
+    for number in itertools.count():
+        friend.write(message(user_id, "hello", number))
+        for packet in (await asyncio.to_thread(ask, sid)).split(b"\x1e"):
+            if packet == b"2":
+                await asyncio.to_thread(ask, sid, b"3")
+
+
+async def _main(kind: str, url: str) -> None:
+    work: dict[str, Any] = {"slow-reader": slow_reader, "flooder": flooder, "poller": poller}
+    doing = asyncio.create_task(work[kind](url))
+    told = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    await asyncio.wait([doing, told], return_when=asyncio.FIRST_COMPLETED)
+    if doing.done():
+        doing.result()
+    doing.cancel()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--url", required=True)
+    options = parser.parse_args()
+    uvloop.run(_main(options.kind, options.url))
+
+
+if __name__ == "__main__":
+    main()
