@@ -230,7 +230,8 @@ class Load:
         result |= {**refusals, "refused_per_second": len(self.refusals) / self.options.seconds}
         refused = self.refused
         self.latencies, self.options.rate = array("q"), self.options.rate / 8
-        pace = asyncio.create_task(self.pace())
+        # Noted too: what was sent before may still be refused.
+        pace = asyncio.create_task(self.pace(note=True))
         await asyncio.sleep(CALM)
         still, after = self.refused - refused, self.refused
         calm = await self.measure()

@@ -92,9 +92,9 @@ async def test_who_can_not_be_brought_up_to_date_is_closed(tmp_path: Path, caplo
         with inside.store.hold("sync") as gate:
             await bob.send(ann.user_id, "found")
             await gate.reached()
-            other = without(inside, "dialog")
+            other = without(inside, "meta")
         await ann.wait_ended()
-        other.execute("ALTER TABLE elsewhere RENAME TO dialog")
+        other.execute("ALTER TABLE elsewhere RENAME TO meta")
         other.close()
         await ann.connect()
         assert ann.heads == {bob.user_id: 2}
@@ -105,10 +105,10 @@ async def test_an_error_that_nobody_foresaw_is_answered(tmp_path: Path, caplog: 
     async with serving(tmp_path / "data") as inside:
         ann, bob = await ChatClient(inside.url, "ann").connect(), await ChatClient(inside.url, "bob").connect()
         await ann.send(bob.user_id, "hello")
-        other = without(inside, "message")
+        other = without(inside, "meta")
         with pytest.raises(Refused) as refused:
             await ann.history(bob.user_id)
-        other.execute("ALTER TABLE elsewhere RENAME TO message")
+        other.execute("ALTER TABLE elsewhere RENAME TO meta")
         other.close()
         assert refused.value.code == "unavailable"
         assert refused.value.answer["retryAfter"] > 0

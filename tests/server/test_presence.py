@@ -169,11 +169,11 @@ async def test_an_error_that_nobody_foresaw_does_not_end_presence(tmp_path: Path
         await acquainted(bob, ann)
         other = apsw.Connection(str(inside.store._folder.database))
         other.set_busy_timeout(5000)
-        other.execute("ALTER TABLE dialog RENAME TO elsewhere")
+        other.execute("ALTER TABLE meta RENAME TO elsewhere")
         with inside.store.hold("peers", after=True):
             await leave(inside, bob)
             await inside.until(lambda: not inside.gateway.presence.is_online(bob.user_id))
-        other.execute("ALTER TABLE elsewhere RENAME TO dialog")
+        other.execute("ALTER TABLE elsewhere RENAME TO meta")
         other.close()
         await wait_told(ann, bob, "connected", "disconnected")
 

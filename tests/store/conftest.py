@@ -15,7 +15,7 @@ from duologue.domain.errors import Code
 from duologue.domain.model import User
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt, Store
 from duologue.store.postgres import PostgresStore
-from duologue.store.sqlite import SqliteStore, identities
+from duologue.store.sqlite import SqliteStore, filing
 from tests.support.clock import SetClock
 
 TIMEOUT = 20.0
@@ -92,8 +92,9 @@ def failures(pendings: Sequence[Pending]) -> set[Code | None]:
 
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that every test goes through the identities' whole way from memory into their table."""
-    monkeypatch.setattr(identities, "MAX_YOUNG", 8)
+    """So that every test goes the whole way from memory into the tables."""
+    monkeypatch.setattr(filing, "RIPE", 8)
+    monkeypatch.setattr(filing, "PORTION", 3)
 
 
 @pytest_asyncio.fixture

@@ -13,12 +13,12 @@ from pathlib import Path
 from duologue.domain.errors import Refusal
 from duologue.domain.model import User
 from duologue.domain.ports import Pending, PendingMessage
-from duologue.store.sqlite import SqliteStore, identities
+from duologue.store.sqlite import SqliteStore, filing
 
 ANN, BOB = User("a" * 16, "Ann"), User("b" * 16, "Bob")
 WINDOW = 64
 
-identities.MAX_YOUNG = 500  # type: ignore[misc]  # it's for a larger server than this
+filing.RIPE = 500  # type: ignore[misc]  # it's for a larger server than this
 
 
 class Clock:

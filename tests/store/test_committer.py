@@ -36,7 +36,10 @@ class Disk:
     def write(self, batch: Sequence[Work]) -> None:
         self.now += len(batch) / self.speed
 
-    def rest(self, idle: bool) -> None:
+    def leisure(self) -> bool:
+        return False
+
+    def rest(self, idle: bool, size: int) -> None:
         pass
 
     def close(self) -> None:

@@ -35,6 +35,9 @@ MIN_BATCHES = 2
 MAX_BATCH = 1_000
 """Writes of one transaction. Beyond this a row gets no cheaper, but everybody in the batch waits longer."""
 
+LEISURE = 0.05
+"""Seconds without any write after which the engine does what can wait."""
+
 ONE_OFF_TIMEOUT = 10.0
 """Seconds that a one-off write may take, its wait in the queue included."""
 
@@ -52,8 +55,13 @@ class Engine(Protocol):
         is noted in each item's `failure`; what is raised is fatal, and then nothing of the batch is acknowledged."""
         ...
 
-    def rest(self, idle: bool) -> None:
-        """Housekeeping between batches, after the last one's results are on their way. What it raises is fatal."""
+    def rest(self, idle: bool, size: int) -> None:
+        """Housekeeping after a batch of that size, when its results are on their way. What it raises is fatal."""
+        ...
+
+    def leisure(self) -> bool:
+        """Housekeeping when nothing was submitted for `LEISURE` seconds, in portions: True if there is more of it. What it
+        raises is fatal."""
         ...
 
     def close(self) -> None:
@@ -152,22 +160,27 @@ class Committer:
     def _work(self) -> None:
         error: BaseException | None = None
         batch: list[Work] = []
+        patience: float | None = None
+        """Seconds to wait before the engine is given leisure; None if it has nothing to do with it."""
         began = time.monotonic()
         try:
             while not self._failed:
                 batch = self._take()
                 if batch:
                     self._engine.write(batch)
-                    full = len(batch) == self._max_batch
+                    size = len(batch)
                     self._post(self._deliver, batch)
                     batch = []
-                    self._engine.rest(idle=not self._queue)
+                    self._engine.rest(not self._queue, size)
                     before, began = began, time.monotonic()
-                    if full:
+                    if size == self._max_batch:
                         self._adapt(began - before)
+                    patience = LEISURE
                 elif self._open:
-                    self._bell.wait()
-                    self._bell.clear()
+                    if self._bell.wait(patience):
+                        self._bell.clear()
+                    else:
+                        patience = 0.0 if self._engine.leisure() else None
                     began = time.monotonic()
                 else:
                     break

@@ -7,7 +7,7 @@ batch touched: the next batch reads the truth again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from duologue.domain.errors import Code
@@ -21,7 +21,12 @@ MAX_HEADS = 200_000
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
-MessageRow = tuple[int, int, int, int, int, str, int, int, int, str]
+MessageRow = tuple[int, int, int, str, int, int, int, str]
+"""seq, rev, the sender's key, id, at, sender's version, recipient's version, content."""
+
+DialogRow = tuple[int, int, int, int, int, int, int, int, int]
+"""user, peer, seq, rev, received, read, peer's received, peer's read, version."""
+
 MessageKey = tuple[int, int, int, str]
 Pair = tuple[int, int]
 
@@ -41,8 +46,8 @@ class Head:
     """The state of a conversation, both sides. Of a conversation with oneself only the low side is used."""
 
     __slots__ = (
-        "high", "high_read", "high_received", "high_version", "low", "low_read", "low_received", "low_version", "rev",
-        "seq",
+        "added", "conversation", "high", "high_read", "high_received", "high_version", "low", "low_read", "low_received",
+        "low_version", "rev", "seq",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +60,7 @@ class Head:
         low_read: int,
         high_received: int,
         high_read: int,
+        conversation: int = 0,
     ) -> None:
         self.low = low
         self.high = high
@@ -67,6 +73,18 @@ class Head:
         # Filled in when a batch touches the head; they are written but never read back.
         self.low_version = 0
         self.high_version = 0
+        self.conversation = conversation
+        """A number for it, 0 until it has one; for stores that have use for one."""
+        self.added: list[MessageRow] | None = None
+        """The new messages of the batch that is being entered."""
+
+    def dialogs(self) -> Iterator[DialogRow]:
+        """Its rows, one for each side; of those whom a batch touched."""
+        low, high = self.low, self.high
+        mine, theirs = (self.low_received, self.low_read), (self.high_received, self.high_read)
+        yield low, high, self.seq, self.rev, *mine, *theirs, self.low_version
+        if low != high:
+            yield high, low, self.seq, self.rev, *theirs, *mine, self.high_version
 
 
 class Stored(NamedTuple):
@@ -80,11 +98,8 @@ class Stored(NamedTuple):
     content: str
 
 
-class Entries(NamedTuple):
-    """What a batch writes: rows of `message` and of `dialog` in the order of the columns."""
-
-    messages: list[MessageRow]
-    dialogs: list[tuple[int, int, int, int, int, int, int, int, int]]
+Touched = tuple[Head, str, str]
+"""A conversation that a batch changes, with the ids of its two people."""
 
 
 LoadAccounts = Callable[[Sequence[str]], Iterable[tuple[str, Account]]]
@@ -107,7 +122,7 @@ class Ledger:
         self._max_heads = max_heads
         self._accounts: dict[str, Account] = {}
         self._heads: dict[Pair, Head] = {}
-        self._touched: dict[Pair, Head] = {}
+        self._touched: dict[Pair, Touched] = {}
         self._batch: Sequence[Pending] = ()
         self._complete = True
         self._receipts: list[tuple[PendingReceipt, int, int]] = []
@@ -132,16 +147,15 @@ class Ledger:
 
     def enter(  # noqa: C901 - the hot path, a call saved for each part that is not a function of its own
         self, batch: Sequence[Pending], at: int, earlier: dict[MessageKey, Stored] | None
-    ) -> Entries:
-        """Fill in the outcome of each item and return the rows to write.
+    ) -> Collection[Touched]:
+        """Fill in the outcome of each item and return what changes: heads with their new messages.
 
-        With `earlier` None every message is taken for a new one: cheap, and the database's unique index contradicts
-        where that is wrong. Else `earlier` has every stored message that an item of the batch repeats, and repetitions
-        within the batch are found here.
+        With `earlier` None every message is taken for a new one: cheap, and whoever asked finds out where that is wrong.
+        Else `earlier` has every stored message that an item of the batch repeats, and repetitions within the batch are
+        found here.
         """
         self._begin(batch)
         accounts, heads, touched = self._accounts, self._heads, self._touched
-        rows: list[MessageRow] = []
         for work in batch:
             if isinstance(work, PendingReceipt):
                 self._enter_receipt(work)
@@ -165,7 +179,8 @@ class Ledger:
             if head is None:
                 self._read()
                 head = heads[pair]
-            touched[pair] = head
+            if pair not in touched:
+                touched[pair] = (head, work.sender, work.recipient)
             seq = head.seq = head.seq + 1
             rev = head.rev = head.rev + 1
             version = sender.version = sender.version + 1
@@ -188,14 +203,18 @@ class Ledger:
             work.recipient_name = recipient.name if seq == 1 else None
             if earlier is not None:
                 earlier[key] = Stored(seq, rev, at, version, peer_version, work.content)
-            rows.append((pair[0], pair[1], seq, rev, mine, work.id, at, version, peer_version, work.content))
-        # In the order of the table: neighbours share pages, and a page is found again while it's warm.
-        return Entries(rows, sorted(row for head in touched.values() for row in _dialogs(head)))
+            row = (seq, rev, mine, work.id, at, version, peer_version, work.content)
+            if head.added is None:
+                head.added = [row]
+            else:
+                head.added.append(row)
+        return touched.values()
 
     def settle(self) -> None:
         """The batch was committed: its values are the truth now. Bounds the caches."""
         heads = self._heads
-        for pair in self._touched:
+        for pair, (head, _, _) in self._touched.items():
+            head.added = None
             heads[pair] = heads.pop(pair)  # to the young end
         self._clear()
         _shrink(heads, self._max_heads)
@@ -278,7 +297,7 @@ class Ledger:
         work.read, work.received = new_read, new_received
         if new_read == read and new_received == received:
             return
-        self._touched[head.low, head.high] = head
+        self._touched.setdefault((head.low, head.high), (head, work.user, work.peer))
         work.user_version = user.version = user.version + 1
         if user is peer:
             work.peer_version = work.user_version
@@ -313,14 +332,6 @@ def _repeat(work: PendingMessage, before: Stored) -> None:
     work.duplicate = True
     work.recipient_name = None
     work.seq, work.rev, work.at, work.sender_version, work.recipient_version, _ = before
-
-
-def _dialogs(head: Head) -> Iterable[tuple[int, int, int, int, int, int, int, int, int]]:
-    low, high = head.low, head.high
-    mine, theirs = (head.low_received, head.low_read), (head.high_received, head.high_read)
-    yield low, high, head.seq, head.rev, *mine, *theirs, head.low_version
-    if low != high:
-        yield high, low, head.seq, head.rev, *theirs, *mine, head.high_version
 
 
 def _shrink(cache: dict[Key, Value], bound: int) -> None:

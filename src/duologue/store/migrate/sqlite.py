@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,10 +13,12 @@ import msgspec
 
 from duologue.domain.errors import StoreUnusable
 from duologue.store.migrate.rows import Cursor, Progress, Row
-from duologue.store.sqlite import schema
+from duologue.store.sqlite import journal, schema
+from duologue.store.sqlite.chunked import CODE
+from duologue.store.sqlite.chunks import SEQ_BITS, chunks, decode
 from duologue.store.sqlite.connection import open_to_look, open_writer
 from duologue.store.sqlite.files import Folder
-from duologue.store.sqlite.identities import index_rest
+from duologue.store.sqlite.identities import Identities
 
 BUSY_TIMEOUT: Final = 2.0
 
@@ -32,28 +36,36 @@ _READ: Final = {
         FROM dialog JOIN person AS mine ON mine.key = user JOIN person AS theirs ON theirs.key = peer
         WHERE (user, peer) > (?, ?) ORDER BY user, peer LIMIT ?
     """,
-    "message": """
-        SELECT message.key, min(one.id, other.id), max(one.id, other.id), seq, rev,
-            iif(sender = low, one.id, other.id), message.id, at, sender_version, recipient_version, content
-        FROM message JOIN person AS one ON one.key = low JOIN person AS other ON other.key = high
-        WHERE message.key > ? ORDER BY message.key LIMIT ?
-    """,
 }
-_START: Final[dict[str, list[Any]]] = {"person": [0], "session": [""], "dialog": [-1, -1], "message": [0]}
+# Conversations by their numbers, for chunks name them by nothing else.
+_PAIRS: Final = """
+    CREATE TEMP TABLE pair (conversation INTEGER PRIMARY KEY, low INTEGER, low_id TEXT, high_id TEXT);
+    INSERT INTO pair SELECT conversation, user, one.id, other.id
+    FROM dialog JOIN person AS one ON one.key = user JOIN person AS other ON other.key = peer WHERE user <= peer
+"""
+_CHUNKS: Final = f"""
+    SELECT key, low, low_id, high_id, messages FROM chunk JOIN pair ON conversation = key >> {SEQ_BITS}
+    WHERE key > ? ORDER BY key LIMIT ?
+"""
+_START: Final[dict[str, list[Any]]] = {"person": [0], "session": [""], "dialog": [-1, -1]}
 
 _KEY = "(SELECT key FROM person WHERE id = ?{})"
 
 _WRITE: Final = {
     "person": "INSERT INTO person (id, name, last_seen) VALUES (?1, ?2, ?3)",
     "session": f"INSERT INTO session VALUES (unhex(?1), {_KEY.format(2)}, ?3)",
-    "dialog": f"INSERT INTO dialog VALUES ({_KEY.format(1)}, {_KEY.format(2)}, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-    "message": f"""
-        INSERT INTO message
-            (low, high, seq, rev, sender, id, at, sender_version, recipient_version, content)
-        SELECT min(one, other), max(one, other), ?3, ?4, {_KEY.format(5)}, ?6, ?7, ?8, ?9, ?10
-        FROM (SELECT {_KEY.format(1)} AS one, {_KEY.format(2)} AS other)
+    "dialog": f"""
+        INSERT INTO dialog
+            (user, peer, seq, rev, received, read, peer_received, peer_read, version, conversation)
+        SELECT mine, theirs, ?3, ?4, ?5, ?6, ?7, ?8, ?9,
+            coalesce((SELECT conversation FROM dialog WHERE user = theirs AND peer = mine), ?10)
+        FROM (SELECT {_KEY.format(1)} AS mine, {_KEY.format(2)} AS theirs)
     """,
 }
+_CONVERSATION: Final = f"""
+    SELECT conversation, user FROM dialog
+    WHERE user = min({_KEY.format(1)}, {_KEY.format(2)}) AND peer = max({_KEY.format(1)}, {_KEY.format(2)})
+"""
 
 
 class SqliteSide:
@@ -64,6 +76,9 @@ class SqliteSide:
         self._connection: apsw.Connection | None = connection
         self.name = str(folder.path)
         self.epoch = str(schema.read(connection, "epoch"))
+        self._identities = Identities(connection)
+        self._has_pairs = False
+        self._conversations = int(str(connection.execute("SELECT coalesce(max(conversation), 0) FROM dialog").get))
 
     @classmethod
     def source(cls, path: Path) -> SqliteSide:
@@ -89,7 +104,7 @@ class SqliteSide:
             return open_writer(folder.database, BUSY_TIMEOUT, "FULL")
 
         return cls._open(
-            path, look, lambda connection: schema.migrate(connection, schema.check(connection, unfinished=True))
+            path, look, lambda connection: schema.migrate(connection, schema.check(connection, unfinished=True), CODE)
         )
 
     @classmethod
@@ -113,6 +128,8 @@ class SqliteSide:
     def _check_source(connection: apsw.Connection) -> None:
         if schema.check(connection) != schema.VERSION:
             raise StoreUnusable(f"{connection.filename} is older or empty: start this version's server on it once")
+        if not journal.is_empty(connection):
+            raise StoreUnusable(f"{connection.filename} was left by a crash: start the server on it once, and stop it")
 
     @property
     def _open_connection(self) -> apsw.Connection:
@@ -120,9 +137,12 @@ class SqliteSide:
         return self._connection
 
     async def count(self, table: str) -> int:
-        return int(str(self._open_connection.execute(f"SELECT count(*) FROM {table}").get))
+        counted = "identity" if table == "message" else table  # there's one for each
+        return int(str(self._open_connection.execute(f"SELECT count(*) FROM {counted}").get))
 
     async def read(self, table: str, after: Cursor, limit: int) -> tuple[list[Row], Cursor]:
+        if table == "message":
+            return self._read_messages(0 if after is None else after[0], limit)
         start = _START[table] if after is None else after
         found: list[Any] = self._open_connection.execute(_READ[table], (*start, limit)).fetchall()
         width = len(_START[table])
@@ -136,15 +156,55 @@ class SqliteSide:
         connection = self._open_connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            # A person's version is that of their last change; SQLite's store reads it from there.
-            connection.executemany(_WRITE[table], [row[:3] for row in rows] if table == "person" else rows)
             if table == "message":
-                index_rest(connection)
+                self._write_messages(rows)
+            elif table == "dialog":
+                connection.executemany(_WRITE[table], [(*row, self._new_number()) for row in rows])
+            else:
+                # A person's version is that of their last change; SQLite's store reads it from there.
+                connection.executemany(_WRITE[table], [row[:3] for row in rows] if table == "person" else rows)
             schema.write(connection, "migration", msgspec.json.encode(progress).decode())
         except BaseException:
             connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+
+    def _read_messages(self, after: int, limit: int) -> tuple[list[Row], Cursor]:
+        """As `read`, of whole chunks: so there may be a few more rows than `limit`."""
+        connection = self._open_connection
+        if not self._has_pairs:
+            connection.execute(_PAIRS)
+            self._has_pairs = True
+        rows: list[Row] = []
+        found: Any = connection.execute(_CHUNKS, (after, limit))
+        for key, low, low_id, high_id, messages in found:
+            after = key
+            one, other = sorted((low_id, high_id))
+            for seq, rev, sender, id, at, sender_version, recipient_version, content in decode(messages):
+                author = low_id if sender == low else high_id
+                rows.append((one, other, seq, rev, author, id, at, sender_version, recipient_version, content))
+            if len(rows) >= limit:
+                break
+        return rows, [after]
+
+    def _write_messages(self, rows: Sequence[Row]) -> None:
+        """Rows of one conversation come together, in the order of their seq."""
+        connection = self._open_connection
+        for (one, other), group in groupby(rows, key=itemgetter(0, 1)):
+            found: Any = connection.execute(_CONVERSATION, (one, other)).fetchall()
+            ((conversation, low),) = found
+            keys = {id: int(str(connection.execute(f"SELECT {_KEY.format(1)}", (id,)).get)) for id in (one, other)}
+            messages = [(seq, rev, keys[sender], *rest) for _, _, seq, rev, sender, *rest in group]
+            connection.executemany("INSERT INTO chunk VALUES (?, ?, ?, ?)", chunks(conversation, low, messages))
+            identities = self._identities.of(conversation, low, messages)
+            connection.executemany(
+                "INSERT INTO identity VALUES (?, ?)",
+                [(identity, row[0]) for identity, row in zip(identities, messages, strict=True)],
+            )
+
+    def _new_number(self) -> int:
+        self._conversations += 1
+        return self._conversations
 
     async def finish(self, epoch: str) -> None:
         connection = self._open_connection

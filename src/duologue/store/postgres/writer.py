@@ -21,7 +21,7 @@ import asyncpg
 
 from duologue.domain.errors import Code, StoreFailed
 from duologue.domain.ports import Clock, Pending, PendingMessage
-from duologue.store.ledger import Account, Entries, Head, Ledger, MessageKey, Stored, names
+from duologue.store.ledger import Account, Head, Ledger, MessageKey, Stored, names
 from duologue.store.postgres.connection import DAMAGED, LOST, RETRYABLE, STATEMENT_TIMEOUT, Connection, connect
 from duologue.store.postgres.keys import conversation_key, user_id, user_key
 from duologue.store.postgres.schema import Identity, identify, keep_migrations_out, let_migrations_in
@@ -124,8 +124,11 @@ class Writer:
         `PATIENCE`, or in which the batch can't be written for another reason, with UNAVAILABLE. Only damage is fatal."""
         self._loop.run_until_complete(self._write(batch))
 
-    def rest(self, idle: bool) -> None:
+    def rest(self, idle: bool, size: int) -> None:
         pass
+
+    def leisure(self) -> bool:
+        return False
 
     def close(self) -> None:
         try:
@@ -242,11 +245,11 @@ class Writer:
             earlier = await self._load_earlier(connection, ledger.keys(pendings))
         before = {account.key: account.version for account in accounts.values()}
         at = self._clock.wall_ms()
-        entries = ledger.enter(pendings, at, earlier)
-        if entries.dialogs:
+        heads = [head for head, _, _ in ledger.enter(pendings, at, earlier)]
+        if heads:
             name_of = {account.key: account.name for account in accounts.values()}
             moved = [each for each in accounts.values() if each.version != before[each.key]]
-            await connection.execute(_WRITE, *_columns(entries, at, name_of, moved))
+            await connection.execute(_WRITE, *_columns(heads, at, name_of, moved))
         if unsure:
             _deliver_again(pendings, accounts)
 
@@ -318,14 +321,19 @@ class _Unsure(Exception):
     """The connection broke during the commit."""
 
 
-def _columns(entries: Entries, at: int, name_of: dict[int, str], moved: Sequence[Account]) -> list[object]:
+def _columns(heads: Sequence[Head], at: int, name_of: dict[int, str], moved: Sequence[Account]) -> list[object]:
     """The parameters of `_WRITE`."""
-    messages = list(zip(*entries.messages, strict=True)) or [()] * 10
-    low, high, seq, rev, sender, id, _, sender_version, recipient_version, content = messages
-    owner, peer, *rest = zip(*entries.dialogs, strict=True)
+    conversations, messages = [], []
+    for head in heads:
+        if head.added:
+            conversations += [conversation_key(head.low, head.high)] * len(head.added)
+            messages += head.added
+    columns = list(zip(*messages, strict=True)) or [()] * 8
+    seq, rev, sender, id, _, sender_version, recipient_version, content = columns
+    owner, peer, *rest = zip(*sorted(row for head in heads for row in head.dialogs()), strict=True)
     return [
         at,
-        [conversation_key(one, other) for one, other in zip(low, high, strict=True)],
+        conversations,
         seq, rev, sender, id, sender_version, recipient_version, content,
         owner, peer, [name_of[key] for key in peer], *rest,
         [each.key for each in moved], [each.version for each in moved],

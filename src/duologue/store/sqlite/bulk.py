@@ -31,14 +31,14 @@ class BulkInsert:
             for size in SIZES
         }
 
-    def run(self, connection: apsw.Connection, rows: Sequence[tuple[int | str, ...]]) -> None:
+    def run(self, connection: apsw.Connection, rows: Sequence[tuple[int | str | bytes, ...]]) -> None:
         """Insert the rows, in their order. All of it belongs to the caller's transaction."""
         done = 0
         while done < len(rows):
             left = len(rows) - done
             # The smallest statement that takes all that is left, or the largest.
             size = next((size for size in reversed(SIZES) if size >= left), SIZES[0])
-            flat: list[int | str | None] = list(itertools.chain.from_iterable(rows[done : done + size]))
+            flat: list[int | str | bytes | None] = list(itertools.chain.from_iterable(rows[done : done + size]))
             flat += [None] * (size * self._width - len(flat))
             connection.execute(self._texts[size], flat)
             done += size

@@ -1,14 +1,15 @@
 """A few reading connections, each used by one thread at a time, with every read bounded in time.
 
 A read is a function of a connection, run in one transaction: whatever it asks, it sees one committed snapshot. It never
-keeps that snapshot longer than `READ_SECONDS`, for the log can't be emptied past it.
+keeps that snapshot longer than `READ_SECONDS`, for the log can't be emptied past it. Of what isn't in the tables yet it is
+given the part of the users whom it is about, as of the same moment (`young.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -16,6 +17,7 @@ import apsw
 
 from duologue.domain.errors import Code, Refusal, StoreFailed
 from duologue.domain.ports import Clock
+from duologue.store.sqlite.young import Known, Young
 
 READERS = 2
 """Reading connections and their threads."""
@@ -32,6 +34,9 @@ WAIT_SECONDS = 15.0
 _CHECK_EVERY = 20_000
 """Instructions of SQLite's machine (about a millisecond) between two looks at the clock."""
 
+_BEGIN_SNAPSHOT = "SELECT value FROM meta LIMIT 1"
+"""BEGIN alone doesn't: the snapshot is taken by the first read."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -41,9 +46,14 @@ class Readers:
     """The pool. `on_failure` hears, on the loop, of an error that says the database can't be read any more."""
 
     def __init__(
-        self, connections: Sequence[apsw.Connection], clock: Clock, on_failure: Callable[[BaseException], None]
+        self,
+        connections: Sequence[apsw.Connection],
+        young: Young,
+        clock: Clock,
+        on_failure: Callable[[BaseException], None],
     ) -> None:
         self._connections = connections
+        self._young = young
         self._free = list(connections)
         self._clock = clock
         self._on_failure = on_failure
@@ -54,7 +64,28 @@ class Readers:
     async def run(
         self, query: Callable[Concatenate[apsw.Connection, P], T], *arguments: P.args, **named: P.kwargs
     ) -> T:
-        """The query's answer. Raises `Refusal(UNAVAILABLE)` when there are too many reads or it takes too long."""
+        """The answer of a query of what is always in its table. Raises `Refusal(UNAVAILABLE)` when there are too many
+        reads or it takes too long."""
+        return await self._run(query.__name__, lambda connection: query(connection, *arguments, **named))
+
+    async def run_for(
+        self,
+        users: Sequence[str],
+        query: Callable[Concatenate[apsw.Connection, Mapping[str, list[Known]], P], T],
+        *arguments: P.args,
+        **named: P.kwargs,
+    ) -> T:
+        """As `run`, of a query of conversations: what is young of these users' is given to it by the user."""
+
+        def ask(connection: apsw.Connection) -> T:
+            with self._young.lock:
+                connection.execute(_BEGIN_SNAPSHOT).fetchall()
+                known = {user: self._young.of(user) for user in users}
+            return query(connection, known, *arguments, **named)
+
+        return await self._run(query.__name__, ask)
+
+    async def _run(self, name: str, ask: Callable[[apsw.Connection], T]) -> T:
         if not self._open:
             raise Refusal(Code.UNAVAILABLE, "the store is closed")
         if self._waiting >= MAX_WAITING:
@@ -62,7 +93,7 @@ class Readers:
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(self._threads, lambda: self._read(query, *arguments, **named))
+            work = loop.run_in_executor(self._threads, self._read, name, ask)
             async with asyncio.timeout(WAIT_SECONDS):  # not wait_for: up to Python 3.11 it may swallow a cancellation
                 return await work
         except TimeoutError:
@@ -80,7 +111,7 @@ class Readers:
         for connection in self._connections:
             connection.close(True)
 
-    def _read(self, query: Callable[Concatenate[apsw.Connection, P], T], *arguments: P.args, **named: P.kwargs) -> T:
+    def _read(self, name: str, ask: Callable[[apsw.Connection], T]) -> T:
         # As many threads as connections, so there's always a free one; a list's pop and append are atomic.
         connection = self._free.pop()
         deadline = self._clock.monotonic() + READ_SECONDS
@@ -88,13 +119,13 @@ class Readers:
         try:
             connection.execute("BEGIN")
             try:
-                return query(connection, *arguments, **named)
+                return ask(connection)
             finally:
                 if connection.in_transaction:
                     connection.set_progress_handler(None)
                     connection.execute("COMMIT")
         except apsw.InterruptError:
-            _log.warning("a read was interrupted after %.0f s: %s", READ_SECONDS, query.__name__)
+            _log.warning("a read was interrupted after %.0f s: %s", READ_SECONDS, name)
             raise Refusal(Code.UNAVAILABLE, "the read took too long") from None
         except (apsw.BusyError, apsw.LockedError, apsw.FullError) as error:
             raise Refusal(Code.UNAVAILABLE, str(error)) from error

@@ -1,4 +1,5 @@
-"""Brings a database to this version's schema, one numbered file of `schema/` in one transaction each.
+"""Brings a database to this version's schema: one numbered file of `schema/`, and the code that goes with it, in one
+transaction each.
 
 `meta` holds one row of each: `schema_version` (the last file that ran), `oldest_reader` (the oldest schema version
 whose code can still use the data), `epoch` and `incarnation`.
@@ -7,6 +8,7 @@ whose code can still use the data), `epoch` and `incarnation`.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Mapping
 from importlib import resources
 
 import apsw
@@ -46,8 +48,9 @@ def check(connection: apsw.Connection, *, unfinished: bool = False) -> int:
     return version
 
 
-def migrate(connection: apsw.Connection, version: int) -> None:
-    """Run what is missing above `version`. Each file with its new version is one transaction: all of it or nothing."""
+def migrate(connection: apsw.Connection, version: int, code: Mapping[int, Callable[[apsw.Connection], None]]) -> None:
+    """Run what is missing above `version`. Each file with its `code` and its new version is one transaction: all of it or
+    nothing."""
     for number, text in _files():
         if number <= version:
             continue
@@ -58,6 +61,8 @@ def migrate(connection: apsw.Connection, version: int) -> None:
                 connection.pragma("application_id", APPLICATION_ID)
                 write(connection, "epoch", new_token())
             connection.execute(text)
+            if number in code:
+                code[number](connection)
             write(connection, "schema_version", number)
             write(connection, "oldest_reader", OLDEST_READERS[number])
         except BaseException:

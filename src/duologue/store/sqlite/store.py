@@ -14,11 +14,14 @@ from duologue.domain.model import DirectoryPage, HistoryPage, Person, Roster, Sy
 from duologue.domain.ports import Clock, Pending, Sink
 from duologue.store.committer import MAX_BATCH, MAX_PENDING, Committer
 from duologue.store.sqlite import queries, schema
+from duologue.store.sqlite.chunked import CODE, FIRST_WITH_CHUNKS
+from duologue.store.sqlite.chunks import SEQ_BITS
 from duologue.store.sqlite.connection import open_reader, open_to_look, open_writer
 from duologue.store.sqlite.files import Folder
 from duologue.store.sqlite.readers import READERS, Readers
 from duologue.store.sqlite.wal import MAX_WAL, Wal
 from duologue.store.sqlite.writer import Writer
+from duologue.store.sqlite.young import Young
 from duologue.store.work import Departure, NewGuest, SessionEnd
 
 BUSY_TIMEOUT = 2.0
@@ -28,11 +31,11 @@ _log = logging.getLogger(__name__)
 
 _STRAYS = """
     SELECT EXISTS (SELECT 1 FROM dialog
-            WHERE user NOT IN (SELECT key FROM person) OR peer NOT IN (SELECT key FROM person))
-        OR EXISTS (SELECT 1 FROM message
-            WHERE low NOT IN (SELECT key FROM person) OR high NOT IN (SELECT key FROM person))
+        WHERE user NOT IN (SELECT key FROM person) OR peer NOT IN (SELECT key FROM person))
 """
-"""References to people who don't exist, where a declared foreign key would cost the writer a lookup a row."""
+_STRAY_CHUNKS = f"SELECT EXISTS (SELECT 1 FROM chunk WHERE key >> {SEQ_BITS} NOT IN (SELECT conversation FROM dialog))"
+"""References to people and conversations that don't exist, where a declared foreign key would cost the writer a lookup a
+row."""
 
 
 class SqliteStore:
@@ -79,7 +82,8 @@ class SqliteStore:
             epoch, incarnation = opened
             writing, *reading = connections
             wal = Wal(writing, clock, max_wal)
-            writer = Writer(writing, wal, clock, lambda: held.write_mark(incarnation, clean=True))
+            young = Young()
+            writer = Writer(writing, wal, young, clock, synchronous, lambda: held.write_mark(incarnation, clean=True))
         except BaseException as error:
             for connection in connections:
                 connection.close(True)
@@ -88,7 +92,7 @@ class SqliteStore:
                 raise StoreUnusable(_unusable(held.database, error)) from error
             raise
         committer = Committer(writer, asyncio.get_running_loop(), sink, on_failure, max_pending, max_batch)
-        readers = Readers(reading, clock, committer.fail)
+        readers = Readers(reading, young, clock, committer.fail)
         committer.start()
         return cls(epoch, committer, writer, readers, held, clock)
 
@@ -118,23 +122,27 @@ class SqliteStore:
         return await self._readers.run(queries.directory, after, limit)
 
     async def peers(self, user: str, limit: int) -> list[str]:
-        return await self._readers.run(queries.peers, user, limit)
+        return await self._readers.run_for((user,), queries.peers, user, limit)
 
     async def versions(self, users: Sequence[str]) -> dict[str, int]:
-        return await self._readers.run(queries.versions, users)
+        return await self._readers.run_for(users, queries.versions, users)
 
     async def sync(
         self, user: str, since: int | None, before: int | None, conversations: int, per_conversation: int, total: int
     ) -> SyncPage:
-        return await self._readers.run(queries.sync, user, since, before, conversations, per_conversation, total)
+        return await self._readers.run_for(
+            (user,), queries.sync, user, since, before, conversations, per_conversation, total
+        )
 
     async def roster(
         self, user: str, everybody_up_to: int, acquaintances: int, per_conversation: int, total: int
     ) -> Roster:
-        return await self._readers.run(queries.roster, user, everybody_up_to, acquaintances, per_conversation, total)
+        return await self._readers.run_for(
+            (user,), queries.roster, user, everybody_up_to, acquaintances, per_conversation, total
+        )
 
     async def history(self, user: str, peer: str, before: int | None, after: int | None, limit: int) -> HistoryPage:
-        return await self._readers.run(queries.history, user, peer, before, after, limit)
+        return await self._readers.run_for((user,), queries.history, user, peer, before, after, limit)
 
     async def close(self) -> None:
         """See `Store.close`. Safe to call twice; after a failure it releases the files and leaves no clean mark."""
@@ -164,12 +172,12 @@ def _open(
         left = held.is_left_as(mark, str(schema.read(first, "incarnation"))) if version else False
         if version and not (left and mark is not None and mark.clean):
             _log.warning("the last stop wasn't a clean one, or the files were replaced: checking the database")
-            _check(first)
+            _check(first, version)
     finally:
         first.close()
     writing = open_writer(held.database, busy_timeout, synchronous, vfs)
     connections.append(writing)
-    schema.migrate(writing, version)
+    schema.migrate(writing, version, CODE)
     epoch, incarnation = _begin_incarnation(writing, same=left or not version)
     held.write_mark(incarnation, clean=False)
     connections.extend(open_reader(held.database, busy_timeout, vfs) for _ in range(READERS))
@@ -189,14 +197,15 @@ def _begin_incarnation(connection: apsw.Connection, *, same: bool) -> tuple[str,
     return str(schema.read(connection, "epoch")), incarnation
 
 
-def _check(connection: apsw.Connection) -> None:
+def _check(connection: apsw.Connection, version: int) -> None:
     verdict = connection.execute("PRAGMA quick_check(1)").get
     if verdict != "ok":
         words = " ".join(str(verdict).split())
         raise StoreUnusable(f"{connection.filename} is damaged ({words}); restore a backup")
-    if connection.execute("PRAGMA foreign_key_check").fetchall() or connection.execute(_STRAYS).get:
+    lost = connection.execute("PRAGMA foreign_key_check").fetchall() or connection.execute(_STRAYS).get
+    if lost or (version >= FIRST_WITH_CHUNKS and connection.execute(_STRAY_CHUNKS).get):
         raise StoreUnusable(
-            f"{connection.filename} is damaged (a row refers to a person who isn't there); restore a backup"
+            f"{connection.filename} is damaged (a row refers to somebody or something that isn't there); restore a backup"
         )
 
 

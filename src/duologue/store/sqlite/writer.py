@@ -1,29 +1,33 @@
-"""The writing half of the SQLite store: one batch, one transaction, a handful of statements.
+"""The writing half of the SQLite store: one batch, one transaction, one row of the journal.
 
-A statement writes hundreds of rows, and SQLite runs it without the interpreter lock, so that the event loop goes on
-meanwhile. What is read comes in one statement as well, its keys as one JSON text.
+The rest is for later: what the journal has is kept in memory as well (`young.py`), and brought into the tables that are
+read when many batches have gathered (`filing.py`). A statement reads or writes hundreds of rows, and SQLite runs it without
+the interpreter lock, so that the event loop goes on meanwhile.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import apsw
 import msgspec
 
 from duologue.domain.errors import Code, StoreFailed
-from duologue.domain.ports import Clock, Pending, PendingMessage
-from duologue.store.ledger import Account, Head, Ledger, MessageKey, Pair, Stored
-from duologue.store.sqlite.bulk import BulkInsert
+from duologue.domain.ports import Clock, Pending
+from duologue.store.ledger import Account, Head, Ledger, MessageKey, MessageRow, Pair, Stored, Touched
+from duologue.store.sqlite import journal
+from duologue.store.sqlite.chunks import SEQ_BITS
+from duologue.store.sqlite.filing import Filing, file
 from duologue.store.sqlite.identities import Identities
 from duologue.store.sqlite.wal import Wal
+from duologue.store.sqlite.young import Young, head_of, state_of
 from duologue.store.work import Departure, NewGuest, OneOff, SessionEnd, Work, encodable, fail
 
-WARY_BATCHES = 32
-"""After a batch with a repeated message this many batches look for repetitions first instead of being surprised: in a
-storm of retries nothing is done twice."""
+RETRY_FILING = 1.0
+"""Seconds until filing is tried again after it failed for want of space, or for another process's lock."""
 
 _log = logging.getLogger(__name__)
 _json = msgspec.json.Encoder()
@@ -33,20 +37,9 @@ _ACCOUNTS = """
     FROM person WHERE id IN (SELECT value FROM json_each(?))
 """
 _HEADS = """
-    SELECT user, peer, seq, rev, received, read, peer_received, peer_read
+    SELECT user, peer, seq, rev, received, read, peer_received, peer_read, conversation
     FROM json_each(?) AS pair CROSS JOIN dialog ON user = pair.value ->> 0 AND peer = pair.value ->> 1
 """
-_MESSAGES = BulkInsert(
-    "message",
-    ("low", "high", "seq", "rev", "sender", "id", "at", "sender_version", "recipient_version", "content"),
-)
-_DIALOGS = BulkInsert(
-    "dialog",
-    ("user", "peer", "seq", "rev", "received", "read", "peer_received", "peer_read", "version"),
-    """ON CONFLICT (user, peer) DO UPDATE SET seq = excluded.seq, rev = excluded.rev, received = excluded.received,
-        read = excluded.read, peer_received = excluded.peer_received, peer_read = excluded.peer_read,
-        version = excluded.version""",
-)
 _LEFT = "UPDATE person SET last_seen = ? WHERE id IN (SELECT value FROM json_each(?))"
 _TAKEN = """
     SELECT EXISTS (SELECT 1 FROM person WHERE id = ?) OR EXISTS (SELECT 1 FROM session WHERE token_hash = ?)
@@ -56,17 +49,34 @@ _TAKEN = """
 class Writer:
     """The committer's engine for SQLite. Owns the writing connection and, from the first batch on, its thread."""
 
-    def __init__(self, connection: apsw.Connection, wal: Wal, clock: Clock, on_close: Callable[[], None]) -> None:
-        """`on_close` runs after the connection was closed cleanly, never after a failure."""
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        wal: Wal,
+        young: Young,
+        clock: Clock,
+        synchronous: str,
+        on_close: Callable[[], None],
+    ) -> None:
+        """`synchronous` is that of the connection; `on_close` runs after it was closed cleanly, never after a failure.
+        What a crash left in the journal is filed at once."""
         self._connection = connection
         self._wal = wal
+        self._young = young
         self._clock = clock
         self._on_close = on_close
         self._ledger = Ledger(self._load_accounts, self._load_heads)
         self._identities = Identities(connection)
-        self._wary = 0
+        self._filing = Filing(connection, young, synchronous)
+        self._file_again_at = 0.0
+        self._number = 0
+        """The journal's last row."""
         self._sound = True
+        self._file_the_rest()
         self.people = int(str(connection.execute("SELECT count(*) FROM person").get))
+        last = int(str(connection.execute("SELECT coalesce(max(key), 0) FROM chunk").get))
+        self._conversations = last >> SEQ_BITS
+        """The greatest number that a conversation has been given."""
 
     def write(self, batch: Sequence[Work]) -> None:
         """See `Engine.write`. A full disk fails the batch with STORAGE_FULL and a busy database with UNAVAILABLE;
@@ -74,48 +84,42 @@ class Writer:
         if self._wal.too_long():
             fail(batch, Code.UNAVAILABLE)
             return
+        if self._filing.overdue and not self._file(lambda: self._filing.after_batch(0, self._number)):
+            fail(batch, Code.STORAGE_FULL)
+            return
         try:
-            guests = self._commit(batch)
-        except apsw.FullError as error:
-            self._roll_back()
-            _log.error("the disk is full, a batch of %d was refused: %s", len(batch), error)
-            fail(batch, Code.STORAGE_FULL)
-        except apsw.BusyError as error:
-            self._roll_back()
-            _log.warning("another process locks the database, a batch of %d was refused: %s", len(batch), error)
-            fail(batch, Code.UNAVAILABLE)
-        except apsw.IOError as error:
-            # No space for the shared memory file is a full disk as well; SQLite has no better word for it.
-            if getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_SHMSIZE:
-                self._sound = False
-                raise StoreFailed(f"writing to the database failed: {error}") from error
-            self._roll_back()
-            fail(batch, Code.STORAGE_FULL)
+            self._commit(batch)
         except BaseException as error:
-            self._sound = False
-            if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-                raise StoreFailed(f"the database is damaged: {error}") from error
-            raise
-        else:
-            self._ledger.settle()
-            self._identities.settle()
-            self.people += guests
+            failure = self._survivable(error)
+            if failure is None:
+                raise self._fatal(error) from error
+            self._roll_back()
+            _log.error("a batch of %d was refused as %s: %s", len(batch), failure, error)
+            fail(batch, failure)
 
-    def rest(self, idle: bool) -> None:
-        try:
-            self._wal.tidy(idle)
-        except apsw.Error as error:
-            self._sound = False
-            raise StoreFailed(f"moving the log into the database failed: {error}") from error
+    def rest(self, idle: bool, size: int) -> None:
+        self._file(lambda: self._filing.after_batch(size, self._number))
+        self._tidy(idle)
+
+    def leisure(self) -> bool:
+        more = False
+
+        def file_some() -> None:
+            nonlocal more
+            more = self._filing.at_leisure(self._number)
+
+        self._file(file_some)
+        self._tidy(idle=True)
+        return more
 
     def close(self) -> None:
         try:
+            while self._sound and self.leisure():
+                pass
             if self._sound:
-                self._identities.move_all()
                 self._wal.tidy(idle=True, all=True)
         except apsw.Error as error:
-            self._sound = False
-            raise StoreFailed(f"moving the log into the database failed: {error}") from error
+            raise self._fatal(error) from error
         finally:
             self._connection.close(True)
         if self._sound:
@@ -125,39 +129,79 @@ class Writer:
                 # A full disk, most likely. All is committed; the next start only checks more than it would have to.
                 _log.warning("the clean end couldn't be written down: %s", error)
 
-    def _commit(self, batch: Sequence[Work]) -> int:
+    def _commit(self, batch: Sequence[Work]) -> None:
         one_offs = [work for work in batch if isinstance(work, OneOff)]
         pendings: Sequence[Pending] = [work for work in batch if not isinstance(work, OneOff)]
-        execute = self._connection.execute
-        execute("BEGIN IMMEDIATE")
+        self._connection.execute("BEGIN IMMEDIATE")
         guests = self._write_one_offs(one_offs)
-        if pendings:
-            pendings = encodable(pendings)
-            try:
-                self._write_pendings(pendings)
-            except apsw.ConstraintError:
-                if self._wary:
-                    raise
-                # Some message was stored before. Once more from the start, looking first.
-                self._wary = WARY_BATCHES
-                self._roll_back()
-                execute("BEGIN IMMEDIATE")
-                guests = self._write_one_offs(one_offs)
-                self._write_pendings(pendings)
-        execute("COMMIT")
-        if self._wary:
-            self._wary -= 1
-        return guests
+        if not pendings:
+            self._connection.execute("COMMIT")
+        else:
+            touched, identities = self._enter(encodable(pendings))
+            states = [state_of(head) for head, _, _ in touched]
+            number = self._number
+            if touched:
+                added = [head.added for head, _, _ in touched]
+                number = journal.add(self._connection, list(zip(states, added, strict=True)))
+            self._connection.execute("COMMIT")
+            self._number = number
+            self._young.add(touched, states, identities)
+            self._ledger.settle()
+        self.people += guests
 
-    def _write_pendings(self, batch: Sequence[Pending]) -> None:
-        earlier = self._load_earlier(self._ledger.keys(batch)) if self._wary else None
-        entries = self._ledger.enter(batch, self._clock.wall_ms(), earlier)
-        if entries.messages:
-            _MESSAGES.run(self._connection, entries.messages)
-            self._identities.add(len(entries.messages), new=earlier is None)
-        _DIALOGS.run(self._connection, entries.dialogs)
-        if any(isinstance(work, PendingMessage) and work.duplicate for work in batch):
-            self._wary = WARY_BATCHES
+    def _enter(self, batch: Sequence[Pending]) -> tuple[Collection[Touched], dict[Pair, list[int]]]:
+        """Give out the batch's numbers. Returns the conversations and the identities of their new messages."""
+        at = self._clock.wall_ms()
+        touched = self._ledger.enter(batch, at, None)
+        identities = self._identify(touched)
+        suspected = self._suspected(identities)
+        if suspected:
+            # Some message may have been stored before: once more from the start, knowing which.
+            earlier = self._earlier(touched, identities, suspected)
+            self._ledger.forget()
+            touched = self._ledger.enter(batch, at, earlier)
+            identities = self._identify(touched)
+        return touched, identities
+
+    def _identify(self, touched: Collection[Touched]) -> dict[Pair, list[int]]:
+        found: dict[Pair, list[int]] = {}
+        for head, _, _ in touched:
+            if head.added is not None:
+                if not head.conversation:
+                    # One that is given out for a batch that fails stays unused.
+                    self._conversations += 1
+                    head.conversation = self._conversations
+                found[head.low, head.high] = self._identities.of(head.conversation, head.low, head.added)
+        return found
+
+    def _suspected(self, identities: dict[Pair, list[int]]) -> set[int]:
+        """Those of the identities that another message has, too, or that stand here twice."""
+        every = list(itertools.chain.from_iterable(identities.values()))
+        different = set(every)
+        suspected = self._identities.known(every) | (different & self._young.identities) if every else set()
+        if len(different) < len(every):
+            seen: set[int] = set()
+            suspected |= {identity for identity in every if identity in seen or seen.add(identity)}  # type: ignore[func-returns-value]
+        return suspected
+
+    def _earlier(
+        self, touched: Collection[Touched], identities: dict[Pair, list[int]], suspected: set[int]
+    ) -> dict[MessageKey, Stored]:
+        """What is stored of the suspected messages."""
+        found: dict[MessageKey, Stored] = {}
+        for head, _, _ in touched:
+            pair = head.low, head.high
+            young = self._young.entries.get(pair)
+            for row, identity in zip(head.added or (), identities.get(pair, ()), strict=True):
+                if identity not in suspected:
+                    continue
+                sender, id = row[2], row[3]
+                first = _find(young.rows, sender, id) if young is not None else None
+                first = first or self._identities.find(head.conversation, identity, sender, id)
+                if first is not None:
+                    seq, rev, _, _, at, sender_version, recipient_version, content = first
+                    found[*pair, sender, id] = Stored(seq, rev, at, sender_version, recipient_version, content)
+        return found
 
     def _write_one_offs(self, works: Sequence[OneOff]) -> int:
         """Write them and return how many people were added."""
@@ -179,27 +223,82 @@ class Writer:
                 execute("DELETE FROM session WHERE token_hash = ?", (work.token_hash,))
         return guests
 
+    def _file_the_rest(self) -> None:
+        """What the last run left in the journal when it was killed."""
+        left = journal.unfiled(self._connection)
+        if left:
+            _log.info("filing what is in the journal of %d conversations", len(left))
+            self._connection.execute("BEGIN IMMEDIATE")
+            file(self._connection, self._identities, left)
+            self._connection.execute("DELETE FROM journal")
+            self._connection.execute("COMMIT")
+
+    def _file(self, work: Callable[[], None]) -> bool:
+        """False if it can't be done for now: then it stays where it is, in the journal and in memory."""
+        now = self._clock.monotonic()
+        if now < self._file_again_at:
+            return False
+        try:
+            work()
+        except BaseException as error:
+            if self._survivable(error) is None:
+                raise self._fatal(error) from error
+            _log.warning("messages stay in the journal for now: %s", error)
+            self._file_again_at = now + RETRY_FILING
+            return False
+        return True
+
+    def _tidy(self, idle: bool) -> None:
+        try:
+            self._wal.tidy(idle)
+        except apsw.Error as error:
+            self._sound = False
+            raise StoreFailed(f"moving the log into the database failed: {error}") from error
+
+    def _survivable(self, error: BaseException) -> Code | None:
+        """What a failed transaction is refused as; None if nothing can be trusted after it."""
+        if isinstance(error, apsw.FullError):
+            return Code.STORAGE_FULL
+        if isinstance(error, apsw.BusyError):
+            return Code.UNAVAILABLE
+        # No space for the shared memory file is a full disk as well; SQLite has no better word for it.
+        if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
+            return Code.STORAGE_FULL
+        return None
+
+    def _fatal(self, error: BaseException) -> BaseException:
+        """What to raise for it."""
+        self._sound = False
+        if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+            return StoreFailed(f"the database is damaged: {error}")
+        if isinstance(error, apsw.IOError):
+            return StoreFailed(f"writing to the database failed: {error}")
+        return error
+
     def _roll_back(self) -> None:
         # Some errors have rolled the transaction back by themselves.
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         self._ledger.forget()
-        self._identities.forget()
 
     def _load_accounts(self, ids: Sequence[str]) -> Iterable[tuple[str, Account]]:
         row: Any
         for row in self._connection.execute(_ACCOUNTS, (_text(ids),)):
             user, key, name, version = row
-            yield user, Account(key, name, version)
+            yield user, Account(key, name, max(version, self._young.version(user, key)))
 
     def _load_heads(self, pairs: Sequence[Pair]) -> Iterable[Head]:
+        young = self._young.entries
         row: Any
-        for row in self._connection.execute(_HEADS, (_text(pairs),)):
+        for row in self._connection.execute(_HEADS, (_text([pair for pair in pairs if pair not in young]),)):
             yield Head(*row)
+        for pair in pairs:
+            if pair in young:
+                yield head_of(young[pair].state)
 
-    def _load_earlier(self, keys: Sequence[MessageKey]) -> dict[MessageKey, Stored]:
-        rows = self._identities.find(_text(keys))
-        return {(low, high, sender, name): Stored(*rest) for low, high, sender, name, *rest in rows}
+
+def _find(rows: Sequence[MessageRow], sender: int, id: str) -> MessageRow | None:
+    return next((row for row in rows if row[3] == id and row[2] == sender), None)
 
 
 def _text(rows: Sequence[object]) -> str:

@@ -1,0 +1,160 @@
+"""Brings what is committed in the journal into the tables that are read: chunks of messages, identities, dialogs.
+
+A commit of its own for each portion, and one that needn't be on disk by itself, since the journal is: it syncs nothing.
+Under load a sweep takes all that has gathered, in the order of the conversations and a portion after each batch, so that
+nobody waits for all of it; meanwhile the next sweep's messages gather. The more a conversation has gathered, the fewer pages
+are written for a message. When nobody writes for a moment, all is filed at once. (A log-structured merge tree of two
+levels, of which the smaller is in memory: O'Neil et al., 1996.)
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import apsw
+
+from duologue.store.ledger import MessageRow
+from duologue.store.sqlite import journal
+from duologue.store.sqlite.bulk import BulkInsert
+from duologue.store.sqlite.chunks import CHUNK_BYTES, SEQ_BITS, chunks, decode
+from duologue.store.sqlite.identities import Identities
+from duologue.store.sqlite.young import Entry, Young, head_of
+
+RIPE: Final = 32_768
+"""Messages in memory at which a sweep begins; about twice as many at most are there, and are read at a start after a
+crash. With more of them fewer pages are written (docs/decisions/store-sqlite.md)."""
+
+RIPE_CHARACTERS: Final = 8_000_000
+"""Characters of messages at which a sweep begins: they may be long."""
+
+MOST: Final = 4
+"""Times the above at which writes are refused, for the tables can't be written: the disk is full, or the database locked."""
+
+FILED_PER_NEW: Final = 2
+"""Messages filed for each new one while a sweep is under way, so that it ends before the next is due."""
+
+PORTION: Final = 1_000
+"""Messages filed at once at least, while a sweep is under way or nobody writes."""
+
+_CHUNKS: Final = BulkInsert(
+    "chunk",
+    ("key", "low_version", "high_version", "messages"),
+    "ON CONFLICT (key) DO UPDATE SET messages = excluded.messages",
+)
+_IDENTITIES: Final = BulkInsert("identity", ("key", "seq"))
+_DIALOGS: Final = BulkInsert(
+    "dialog",
+    ("user", "peer", "seq", "rev", "received", "read", "peer_received", "peer_read", "version", "conversation"),
+    """ON CONFLICT (user, peer) DO UPDATE SET seq = excluded.seq, rev = excluded.rev, received = excluded.received,
+        read = excluded.read, peer_received = excluded.peer_received, peer_read = excluded.peer_read,
+        version = excluded.version""",
+)
+_TAILS: Final = f"""
+    SELECT wanted.value, messages FROM carray(?) AS wanted CROSS JOIN chunk
+    ON key = (SELECT max(key) FROM chunk WHERE key < (wanted.value + 1) << {SEQ_BITS})
+    WHERE length(messages) < {CHUNK_BYTES}
+"""
+
+
+class Filing:
+    """The writer's. Whatever a transaction that fails would have filed stays young."""
+
+    def __init__(self, connection: apsw.Connection, young: Young, synchronous: str) -> None:
+        self._connection = connection
+        self._young = young
+        self._synchronous = synchronous
+        self._identities = Identities(connection)
+        self._sweep: list[Entry] = []
+        """Entries that the sweep has still to file, the next one last."""
+        self._journalled = 0
+        """The journal's last row when the sweep began."""
+
+    @property
+    def overdue(self) -> bool:
+        young = self._young
+        return young.messages > MOST * RIPE or young.characters > MOST * RIPE_CHARACTERS
+
+    def after_batch(self, size: int, number: int) -> None:
+        """File what is due after a batch of `size` writes, of which the journal's last row has this number."""
+        young = self._young
+        if not self._sweep:
+            if young.messages < RIPE and young.characters < RIPE_CHARACTERS:
+                return
+            self._begin_sweep(number)
+        self._file(max(PORTION, FILED_PER_NEW * size))
+
+    def at_leisure(self, number: int) -> bool:
+        """File a portion of whatever there is. True if more is left."""
+        if not self._sweep:
+            if not self._young.entries:
+                return False
+            self._begin_sweep(number)
+        self._file(PORTION)
+        return bool(self._young.entries)
+
+    def _begin_sweep(self, number: int) -> None:
+        # In the order of the conversations, whose chunks and identities are neighbours then.
+        self._sweep = sorted(self._young.entries.values(), key=lambda entry: entry.state[2], reverse=True)
+        self._journalled = number
+
+    def _file(self, messages: int) -> None:
+        sweep = self._sweep
+        with self._unsynced():
+            self._connection.execute("BEGIN IMMEDIATE")
+            portion: list[Entry] = []
+            while sweep and messages > 0:
+                entry = sweep.pop()
+                messages -= len(entry.rows) or 1
+                portion.append(entry)
+            try:
+                file(self._connection, self._identities, portion)
+                if not sweep:
+                    journal.forget(self._connection, self._journalled)
+                with self._young.lock:
+                    self._connection.execute("COMMIT")
+                    self._young.remove(portion)
+            except BaseException:
+                sweep += reversed(portion)
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _unsynced(self) -> Iterator[None]:
+        """Commits are in order and whole, and the next one that is synced takes them along."""
+        self._connection.pragma("synchronous", "NORMAL")
+        try:
+            yield
+        finally:
+            self._connection.pragma("synchronous", self._synchronous)
+
+
+def file(connection: apsw.Connection, identities: Identities, entries: Sequence[Entry]) -> None:
+    """Write the entries into the tables, in the caller's transaction."""
+    tails = _tails(connection, [entry for entry in entries if entry.rows and entry.rows[0][0] > 1])
+    messages: list[tuple[int | bytes, ...]] = []
+    identified: list[tuple[int, int]] = []
+    dialogs: list[tuple[int, ...]] = []
+    for entry in entries:
+        low, _, conversation = entry.state[:3]
+        rows = entry.rows
+        if rows:
+            known = entry.identities or identities.of(conversation, low, rows)
+            identified += [(identity, row[0]) for identity, row in zip(known, rows, strict=True)]
+            messages += chunks(conversation, low, [*tails.get(conversation, ()), *rows])
+        dialogs += [(*row, conversation) for row in head_of(entry.state).dialogs()]
+    messages.sort(key=lambda chunk: chunk[0])
+    # Each in the order of its keys: neighbours share pages, and a page is found again while it's warm.
+    _CHUNKS.run(connection, messages)
+    _IDENTITIES.run(connection, sorted(identified))
+    _DIALOGS.run(connection, sorted(dialogs))
+
+
+def _tails(connection: apsw.Connection, entries: Iterable[Entry]) -> dict[int, list[MessageRow]]:
+    """The messages of the conversations' last chunks, by the conversation, of those that have room for more."""
+    wanted = array("q", [entry.state[2] for entry in entries])
+    found: Any = connection.execute(_TAILS, (apsw.carray(wanted),)) if wanted else ()
+    return {conversation: decode(messages) for conversation, messages in found}

@@ -1,0 +1,196 @@
+"""What is stored is found wherever it is by now: in memory, on its way into the tables, in them, or in the journal only."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from duologue.domain.errors import Code
+from duologue.domain.ports import PendingMessage
+from duologue.store import committer
+from duologue.store.sqlite import chunks, filing, identities, schema
+from duologue.store.sqlite.files import DATABASE
+
+from .conftest import ANN, BOB, CAT, Bench
+
+pytestmark = pytest.mark.asyncio
+
+PEOPLE = (ANN, BOB, CAT)
+
+
+def some(rng: random.Random, number: int) -> PendingMessage:
+    sender, recipient = rng.sample(PEOPLE, 2)
+    return PendingMessage(sender.id, recipient.id, f"{rng.getrandbits(64):x} {number}", f"text {number}", None)
+
+
+def again(first: PendingMessage, content: str | None = None) -> PendingMessage:
+    return PendingMessage(first.sender, first.recipient, first.id, content or first.content, None)
+
+
+def ask(path: Path, query: str) -> list[Any]:
+    connection = apsw.Connection(str(path))
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+async def check_pages(bench: Bench, sent: list[PendingMessage]) -> None:
+    """Each conversation from each side, whole and in its order, by history and by sync."""
+    for me in PEOPLE:
+        pages = {
+            each.peer.id: each for each in (await bench.store.sync(me.id, None, None, 9, 10**6, 10**6)).conversations
+        }
+        for peer in PEOPLE:
+            mine = sorted((m for m in sent if {m.sender, m.recipient} == {me.id, peer.id}), key=lambda m: m.seq)
+            wanted = [(m.seq, m.sender, m.id, m.content) for m in mine]
+            page = await bench.store.history(me.id, peer.id, None, 0, 10**6)
+            assert [(m.seq, m.sender, m.id, m.content) for m in page.messages] == wanted
+            assert [m[0] for m in wanted] == list(range(1, len(wanted) + 1))
+            synced = pages[peer.id].messages if peer.id in pages else ()
+            assert [(m.seq, m.sender, m.id, m.content) for m in synced] == wanted
+
+
+@pytest.mark.parametrize("ripe", [1, 7, 50, 10_000])
+@pytest.mark.parametrize("leisure", [0.0, 60.0])
+async def test_any_message_at_any_time(
+    ready: Bench, monkeypatch: pytest.MonkeyPatch, ripe: int, leisure: float
+) -> None:
+    monkeypatch.setattr(filing, "RIPE", ripe)
+    monkeypatch.setattr(committer, "LEISURE", leisure)
+    await ready.close()
+    rng = random.Random(ripe)
+    sent: list[PendingMessage] = []
+    for life in range(4):
+        await ready.open()
+        for _ in range(40):
+            fresh = [some(rng, len(sent) + number) for number in range(rng.randrange(1, 9))]
+            await ready.commit(*fresh)
+            sent += fresh
+            if rng.random() < 0.3:
+                known = rng.choice(sent)
+                retry, other, after = again(known), again(known, "another text"), some(rng, len(sent))
+                await ready.commit(after, retry, other)
+                sent.append(after)
+                assert retry.duplicate
+                assert (retry.seq, retry.rev, retry.sender_version) == (known.seq, known.rev, known.sender_version)
+                assert other.failure is Code.CONFLICT
+        await check_pages(ready, sent)
+        assert not any(message.duplicate or message.failure for message in sent)
+        if life % 2:
+            await ready.close()
+        else:  # as after a power cut: what is on disk, without a clean end
+            copy = ready.folder.with_name(f"{ready.folder.name}-{life}")
+            shutil.copytree(ready.folder, copy)
+            await ready.close()
+            ready.place = copy
+    assert ask(ready.folder / DATABASE, "SELECT count(*) FROM identity") == [(len(sent),)]
+    assert ask(ready.folder / DATABASE, "SELECT count(*) FROM journal") == [(0,)]
+    await ready.open()
+    await check_pages(ready, sent)
+    retries = [again(message) for message in sent]
+    await ready.commit(*retries)
+    assert [(message.seq, message.duplicate) for message in retries] == [(message.seq, True) for message in sent]
+
+
+async def test_ids_of_one_hash(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another id with the hash of a known one is a new message, in memory as on disk and within a batch."""
+    monkeypatch.setattr(identities, "crc32", lambda data, start: 7)
+    rng = random.Random(2)
+    sent: list[PendingMessage] = []
+    for _ in range(8):
+        fresh = [some(rng, len(sent) + number) for number in range(5)]
+        await ready.commit(*fresh)
+        sent += fresh
+        retry = again(rng.choice(sent))
+        await ready.commit(retry)
+        assert retry.duplicate
+        assert retry.seq == next(message.seq for message in sent if message.id == retry.id)
+    assert not any(message.duplicate or message.failure for message in sent)
+    await check_pages(ready, sent)
+
+
+async def test_one_id_of_both_sides_and_in_two_conversations(ready: Bench) -> None:
+    same = "11111111-1111-1111-1111-111111111111"
+    sends = [
+        PendingMessage(one.id, two.id, same, "x", None) for one, two in ((ANN, BOB), (BOB, ANN), (ANN, CAT), (ANN, ANN))
+    ]
+    await ready.commit(*sends)
+    assert [(each.seq, each.duplicate, each.failure) for each in sends] == [
+        (1, False, None), (2, False, None), (1, False, None), (1, False, None),
+    ]  # fmt: skip
+    retries = [again(each) for each in sends]
+    await ready.commit(*retries, *map(again, sends))
+    assert [(each.seq, each.duplicate) for each in retries] == [(1, True), (2, True), (1, True), (1, True)]
+
+
+async def test_long_and_short_texts_share_chunks_that_fit_a_page(ready: Bench) -> None:
+    rng = random.Random(3)
+    sent = [await ready.send(ANN, BOB, "x" * rng.choice((1, 100, 3_000, 8_000))) for _ in range(60)]
+    sent += [await ready.send(ANN, BOB, str(number)) for number in range(200)]
+    await check_pages(ready, sent)
+    await ready.close()
+    rows = ask(ready.folder / DATABASE, "SELECT length(messages) FROM chunk")
+    assert len(rows) < len(sent) / 3
+    assert sorted(rows)[-2][0] <= 8_200, "a long message is alone in its chunk"
+    assert sum(size <= chunks.CHUNK_BYTES for (size,) in rows) >= len(rows) - sum(
+        len(each.content) > 3_000 for each in sent
+    )
+
+
+async def test_a_batch_that_failed_leaves_nothing(ready: Bench) -> None:
+    rng = random.Random(1)
+    first = [some(rng, number) for number in range(20)]
+    await ready.commit(*first)
+    other = apsw.Connection(str(ready.folder / DATABASE))
+    other.set_busy_timeout(2_000)  # something may be on its way into the tables
+    other.execute("BEGIN IMMEDIATE")
+    refused = [some(rng, number) for number in range(20, 30)]
+    await ready.commit(*refused)
+    assert {message.failure for message in refused} == {Code.UNAVAILABLE}
+    await check_pages(ready, first)  # also of what couldn't be filed
+    other.execute("ROLLBACK")
+    other.close()
+    retries = [again(message) for message in refused]
+    await ready.commit(*retries, *map(again, first))
+    assert not any(message.duplicate or message.failure for message in retries)
+    assert sum(message.duplicate for message in ready.returned if isinstance(message, PendingMessage)) == len(first)
+    await check_pages(ready, [*first, *retries])
+
+
+async def test_a_folder_of_the_first_schema(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = schema._files()
+    bench.folder.mkdir()
+    connection = apsw.Connection(str(bench.folder / DATABASE))
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_files", lambda: files[:1])
+        schema.migrate(connection, 0, {})
+    schema.write(connection, "incarnation", "of then")
+    for key, one in enumerate((BOB, ANN, CAT), 1):
+        connection.execute("INSERT INTO person VALUES (?, ?, ?, NULL)", (key, one.id, one.name))
+    for low, high, count in ((1, 2, 300), (2, 2, 3), (1, 3, 1)):
+        for seq in range(1, count + 1):
+            connection.execute(
+                """INSERT INTO message (low, high, seq, rev, sender, id, at, sender_version, recipient_version, content)
+                VALUES (?1, ?2, ?3, ?3, ?2, ?4, 5, ?3, ?3, ?5)""",
+                (low, high, seq, f"id {seq * 7 % count}", f"text {seq}"),
+            )
+    for user, peer, seq, version in ((1, 2, 300, 300), (2, 1, 300, 300), (2, 2, 3, 303), (1, 3, 1, 301), (3, 1, 1, 1)):
+        connection.execute("INSERT INTO dialog VALUES (?, ?, ?4, ?4, 0, 0, 0, 0, ?3)", (user, peer, version, seq))
+    connection.close()
+    await bench.open()
+    page = await bench.store.history(ANN.id, BOB.id, None, 0, 1000)
+    assert [(each.seq, each.content) for each in page.messages] == [(seq, f"text {seq}") for seq in range(1, 301)]
+    retry = await bench.send(ANN, BOB, "text 3", "id 21")
+    assert (retry.duplicate, retry.seq, retry.at) == (True, 3, 5)
+    assert (await bench.send(BOB, ANN, "mine", "id 1")).seq == 301
+    assert (await bench.send(ANN, ANN, "note")).seq == 4
+    synced = await bench.store.sync(ANN.id, 303, None, 9, 9, 9)
+    assert [(each.peer, each.seq, len(each.messages)) for each in synced.conversations] == [(ANN, 4, 1), (BOB, 301, 1)]
+    assert (await bench.send(BOB, CAT, "first")).seq == 2
+    assert len(set(ask(bench.folder / DATABASE, "SELECT conversation FROM dialog"))) == 3
