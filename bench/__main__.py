@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hatch_build
-from bench.histories import History, reconnects, returns
+from bench.histories import History, lengths, reconnects, returns
 from bench.peers.launch import ROOT, node_command, running
 from bench.plots import draw
 from bench.profiling import profile
@@ -76,11 +76,11 @@ class Size(NamedTuple):
 
 def histories(node: str, size: Size) -> dict[str, Iterator[Result]]:
     """Nothing of it happens before it's iterated over."""
-    lengths = [History(f"{count:,} stored", count) for count in (1_000, size.history)]
+    both = [History(f"{count:,} stored", count) for count in (1_000, size.history)]
     many = 2 * size.conversations
     wide = History(f"{many:,} conversations each", (many + 1) * size.conversations, many + 1, size.conversations, 3)
     return {
-        "reconnect": reconnects(node, lengths, size.rounds),
+        "reconnect, pages, appends, size": lengths(node, both, size.rounds, size.seconds),
         "many conversations": reconnects(node, [wide], size.rounds),
         "herd": returns(node, size.herd, 1),
     }
@@ -100,6 +100,11 @@ def headline(result: Result) -> str:
         return f"{peer} all synced within {result['synced_within_s']:.1f} s, {memory}"
     if "alone_p99_ms" in result:
         return f"{peer} " + ", ".join(f"{name} {value}" for name, value in result.items() if name.endswith("p99_ms"))
+    if "pages_per_second" in result:
+        return f"{peer} {result['pages_per_second']:,.0f} pages a second, p99 {result['page_p99_ms']:.2f} ms"
+    if result["scenario"].startswith("size"):
+        stored, written = result["bytes_stored_per_message"], result["bytes_written_per_message"]
+        return f"{peer} {stored:,.0f} bytes a message stored, {written:,.0f} written"
     if "bytes_per_connection" in result:
         memory = f"{result['bytes_per_connection']:,.0f} bytes a connection"
         return f"{peer} {memory}, {result['connects_per_second']:,.0f} connects a second"
@@ -137,7 +142,7 @@ def main() -> None:
         metavar="TEXT",
         help="scenarios whose name contains this; may be given again for more",
     )
-    parser.add_argument("--history", type=int, default=1_000_000, help="messages of the long history")
+    parser.add_argument("--history", type=int, default=10_000_000, help="messages of the long history")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", help="folder for the JSON and the table")
     parser.add_argument(
         "--profile", action="store_true", help="instead: py-spy on one peer under load, stacks in --out"

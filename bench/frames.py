@@ -42,12 +42,16 @@ def address(user_id: str) -> bytes:
 
 
 class Sender:
-    """Makes the frames of one sender. With `acks` each message has an id (a UUID) and asks for an ack."""
+    """Makes the frames of one sender. With `acks` each message has an id (a UUID, another one in each `run` against the same
+    store) and asks for an ack."""
 
-    def __init__(self, index: int, acks: bool, address_size: int) -> None:
+    def __init__(self, index: int, acks: bool, address_size: int, run: int = 0) -> None:
         start = b"%05d " % index
         if acks:
-            before, after = EVENT[:2] + b"%d" + EVENT[2:] + start, b'","id":"%08x-0000-4000-8000-' % index + b'%012x"}]'
+            before, after = (
+                EVENT[:2] + b"%d" + EVENT[2:] + start,
+                b'","id":"%08x-%04x-4000-8000-' % (index, run) + b'%012x"}]',
+            )
             sample = before % _FIRST_ACK + b"%09d %016d" % (0, 0) + after % 0
         else:
             before, after = EVENT + start, b'"}]'

@@ -1,4 +1,5 @@
-"""What needs messages, or people, stored before: coming back to a short and to a long history, and the herd."""
+"""What needs messages, or people, stored before: coming back to a short and to a long history, paging and writing on in it,
+and the herd."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench import herd
-from bench.peers.launch import ROOT, running
-from bench.scenarios import Result, load, rotated
+from bench.peers.launch import LOAD_CORE, ROOT, Peer, pinned, running
+from bench.scenarios import Result, load, outcome, rotated, stored
 
 FILL_TIMEOUT = 3_600.0
 
@@ -34,23 +36,68 @@ def reconnects(node: str, histories: Sequence[History], rounds: int) -> Iterator
         folder = Path(temporary)
         for each in histories:
             fill(folder, each)
-        for turn in range(rounds):
-            for each in rotated(histories, turn):
-                sessions = folder / f"{each.name}.json"
-                count = len(json.loads(sessions.read_text()))
-                with running("duologue", node, folder / each.name) as peer:
-                    cpu = peer.cpu()
-                    result = load("reconnect", peer, "--sockets", "50", "--sessions", str(sessions))
-                    result["server_cpu_ms"] = (peer.cpu() - cpu) / count * 1000
-                yield {"peer": "duologue", "scenario": f"reconnect, {each.name}", "round": turn, **result}
+        yield from _in_turn(node, folder, histories, rounds, "reconnect", _reconnect)
 
 
-def fill(folder: Path, history: History) -> None:
-    """Make the data folder `name` and the list of sessions `name.json`."""
+def lengths(node: str, histories: Sequence[History], rounds: int, seconds: float) -> Iterator[Result]:
+    """What a store with many messages does as fast as one with few: syncs, old pages, new messages, in this order, for only
+    the last one changes it. And what they take on disk."""
+    with tempfile.TemporaryDirectory(prefix="duologue-bench-") as temporary:
+        folder = Path(temporary)
+        for each in histories:
+            written = fill(folder, each)
+            size = stored(folder / each.name)
+            found = {
+                "bytes_stored_per_message": size / each.messages,
+                "bytes_written_per_message": written / each.messages,
+            }
+            yield {"peer": "duologue", "scenario": f"size, {each.name}", "round": 0, "valid": True, **found}
+        yield from _in_turn(node, folder, histories, rounds, "reconnect", _reconnect)
+        flags = ("--seconds", str(seconds))
+        yield from _in_turn(node, folder, histories, rounds, "pages", partial(_pages, flags))
+        yield from _in_turn(node, folder, histories, rounds, "appends", partial(_appends, flags))
+
+
+def _in_turn(
+    node: str,
+    folder: Path,
+    histories: Sequence[History],
+    rounds: int,
+    what: str,
+    measure: Callable[[Peer, Path, int], Result],
+) -> Iterator[Result]:
+    for turn in range(rounds):
+        for each in rotated(histories, turn):
+            with running("duologue", node, folder / each.name) as peer:
+                result = measure(peer, folder / f"{each.name}.json", turn)
+            yield {"peer": "duologue", "scenario": f"{what}, {each.name}", "round": turn, **result}
+
+
+def _reconnect(peer: Peer, sessions: Path, _turn: int) -> Result:
+    count = len(json.loads(sessions.read_text()))
+    cpu = peer.cpu()
+    result = load("reconnect", peer, "--sockets", "50", "--sessions", str(sessions))
+    result["server_cpu_ms"] = (peer.cpu() - cpu) / count * 1000
+    return result
+
+
+def _pages(flags: Sequence[str], peer: Peer, sessions: Path, _turn: int) -> Result:
+    command = [sys.executable, "-m", "bench.pages", "--url", peer.url, "--sessions", str(sessions), *flags]
+    return outcome(pinned(LOAD_CORE, command))
+
+
+def _appends(flags: Sequence[str], peer: Peer, sessions: Path, turn: int) -> Result:
+    how = ("--sockets", str(History.people), "--window", "10", "--seed", str(turn))
+    return load("closed", peer, *how, "--sessions", str(sessions), *flags)
+
+
+def fill(folder: Path, history: History) -> int:
+    """Make the data folder `name` and the list of sessions `name.json`. Returns the bytes that it wrote to disk."""
     command = [sys.executable, "-m", "bench.fill", str(folder / history.name), str(folder / f"{history.name}.json")]
     for name in ("messages", "people", "partners", "times"):
         command += [f"--{name}", str(getattr(history, name))]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=FILL_TIMEOUT)
+    done = subprocess.run(command, cwd=ROOT, check=True, timeout=FILL_TIMEOUT, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout)
 
 
 def returns(node: str, sockets: int, rounds: int) -> Iterator[Result]:

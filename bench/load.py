@@ -54,6 +54,8 @@ class Client(WSListener):
         self.auth = auth
         self.user_id = ""
         self.page_bytes = 0
+        self.partners: list[str] = []
+        """With whom the first page says that they have written, if it's that of `sync`."""
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.sender: frames.Sender | None = None
         self.recipients: Iterator[bytes] = iter(())
@@ -88,6 +90,10 @@ class Client(WSListener):
             self.user_id = json.loads(payload[2:])[1]["userID"]
         elif payload.startswith((b'42["users"', b'42["sync"')):
             self.page_bytes = len(payload)
+            if self.load.options.scenario == "closed" and self.load.options.sessions:
+                page = json.loads(payload[2:])[1]
+                self.user_id = page["me"]["userID"]
+                self.partners = [each["with"]["userID"] for each in page["conversations"]]
             self.ready.set_result(None)
         elif payload.startswith(b"44"):
             self.ready.set_exception(RuntimeError(payload.decode()))
@@ -142,8 +148,11 @@ class Load:
         chosen = random.Random(self.options.seed)
         addresses = [frames.address(client.user_id) for client in self.clients]
         for client in self.clients:
-            client.sender = frames.Sender(client.index, self.options.acks, len(addresses[0]))
-            client.recipients = itertools.cycle([addresses[to] for to in self._recipients(client.index, chosen)])
+            client.sender = frames.Sender(client.index, self.options.acks, len(addresses[0]), self.options.seed)
+            recipients = [addresses[to] for to in self._recipients(client.index, chosen)]
+            if client.partners:
+                recipients = [frames.address(each) for each in chosen.choices(client.partners, k=RECIPIENTS)]
+            client.recipients = itertools.cycle(recipients)
             self.by_name[b"%05d" % client.index] = client
         gc.freeze()
         gc.disable()
@@ -319,6 +328,10 @@ def percentiles(latencies: array[int]) -> dict[str, float]:
 
 
 def _guests(options: argparse.Namespace) -> list[dict[str, Any]]:
+    if options.sessions:
+        with open(options.sessions) as file:
+            sessions = json.load(file)[: options.sockets]
+        return [{**auth, "sync": {"since": None}} for auth in sessions]
     form: dict[str, Any] = {"sync": {"since": None}} if options.sync else {}
     return [{"username": f"user {index:05d}", **form} for index in range(options.sockets)]
 
@@ -390,8 +403,8 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=2)
     parser.add_argument("--acks", action="store_true", help="every message with an id and an ack")
     parser.add_argument("--sync", action="store_true", help="sign in by the sync form")
-    parser.add_argument("--sessions", help="JSON list of auth payloads (reconnect)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sessions", help="JSON list of auth payloads (reconnect; closed, among themselves)")
+    parser.add_argument("--seed", type=int, default=1, help="of who writes to whom, and in the ids (at most 65,535)")
     uvloop.run(_main(parser.parse_args()))
 
 

@@ -43,6 +43,9 @@ MEASURES = (
     ("ms_per_reconnect", "ms a reconnect", "{:.3f}"),
     ("reconnects_per_second", "reconnects/s", "{:,.0f}"),
     ("bytes_per_reconnect", "bytes a reconnect", "{:,.0f}"),
+    ("pages_per_second", "pages of 50 a second", "{:,.0f}"),
+    ("page_p50_ms", "p50 ms of a page", "{:.2f}"),
+    ("page_p99_ms", "p99 ms of a page", "{:.2f}"),
 )
 
 

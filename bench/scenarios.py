@@ -67,9 +67,13 @@ def scenarios(rounds: int, seconds: float, idle_sockets: int, overload_seconds: 
 
 
 def load(scenario: str, peer: Peer, *flags: str) -> Result:
-    """Run the load on its own core until it ends. A load that fails is an invalid round, not the end of the benchmark."""
+    """Run the load on its own core until it ends."""
+    return outcome(load_command(scenario, peer, *flags))
+
+
+def outcome(command: list[str]) -> Result:
+    """What a load says at its end. One that fails is an invalid round, not the end of the benchmark."""
     try:
-        command = load_command(scenario, peer, *flags)
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=LOAD_TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         return {"valid": False, "refusal": f"the load took more than {LOAD_TIMEOUT:g} s"}

@@ -22,6 +22,9 @@ SYNCS: Final = 2_000
 HISTORY: Final = 1.1
 """What coming back to a long history may cost of what it costs with a short one."""
 
+KEPT: Final = 0.9
+"""Of the speed with the short history, with the long one: of pages and of new messages."""
+
 HERD_SECONDS: Final = 10.0
 HERD_MEMORY: Final = 2.0
 GOODPUT: Final = 0.8
@@ -42,6 +45,7 @@ def verdicts(results: Results) -> list[str]:
         *_latencies(results),
         *_memory(results),
         *_returns(results),
+        *_kept(results),
         *_herd(results),
         *_overload(results),
         *_neighbours(results),
@@ -93,6 +97,19 @@ def _returns(results: Results) -> Iterator[Verdict]:
             if short and long:
                 wanted = f"{lengths[1]}: {what} within {HISTORY - 1:.0%} of that with the short history"
                 yield wanted, f"{long / short:.2f}", long <= HISTORY * short
+
+
+def _kept(results: Results) -> Iterator[Verdict]:
+    for what, measure in (("pages", "pages_per_second"), ("appends", "deliveries_per_second")):
+        names = sorted(_names(results, f"{what}, "), key=len)
+        if len(names) == 2:
+            short, long = (median(results, name, "duologue", measure) for name in names)
+            if short and long:
+                yield (
+                    f"{names[1]}: at least {KEPT} of the speed with the short history",
+                    f"{long / short:.2f}",
+                    long >= KEPT * short,
+                )
 
 
 def _herd(results: Results) -> Iterator[Verdict]:
