@@ -25,9 +25,12 @@ from duologue.store.work import OneOff, Work
 MAX_PENDING = 50_000
 """Accepted writes that wait for a batch, at most; the next one is refused as overloaded."""
 
-MAX_WAIT = 0.5
+MAX_WAIT = 0.25
 """Seconds that an accepted write should wait for its batch at most. What the present speed wouldn't carry away in that time
 is refused as overloaded: under twice the load that it can carry a server that queues ends up answering nobody in time."""
+
+RETRY_AFTER = (0.5, 1.5)
+"""Seconds after which to try again, drawn in between: or those who were refused together would come back together."""
 
 MIN_BATCHES = 2
 """Full batches that may wait however slow the disk is: one to gather while the other is committed."""
@@ -110,15 +113,16 @@ class Committer:
     def ensure_room(self) -> None:
         """Raises `Refusal` where `submit` would: OVERLOADED when too many wait, UNAVAILABLE after close or failure."""
         if len(self._queue) >= self._limit:
-            # Spread out, or those who were refused together would come back together.
-            raise Refusal(Code.OVERLOADED, "too many writes are waiting", MAX_WAIT * random.uniform(1, 3))
+            raise Refusal(Code.OVERLOADED, "too many writes are waiting", random.uniform(*RETRY_AFTER))
         if not self._open:
             raise Refusal(Code.UNAVAILABLE, "the store is closed")
 
     def submit(self, work: Work) -> None:
         """Queue a write. Raises as `ensure_room`."""
-        self.ensure_room()
-        self._queue.append(work)
+        queue = self._queue
+        if len(queue) >= self._limit or not self._open:
+            self.ensure_room()
+        queue.append(work)
         if not self._ringing:
             # The bell waits for the end of this turn of the loop: what other sockets send in it joins the batch.
             self._ringing = True
