@@ -7,6 +7,7 @@ something moves from here to there, by a reader while it begins its snapshot and
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -51,6 +52,7 @@ class Young:
     def add(self, touched: Collection[Touched], states: Sequence[HeadState], identities: dict[Pair, list[int]]) -> None:
         """A batch was committed: its conversations, with their states and the identities of their new messages."""
         entries = self.entries
+        characters = 0
         with self.lock:
             for (head, one, other), state in zip(touched, states, strict=True):
                 pair = head.low, head.high
@@ -61,13 +63,15 @@ class Young:
                         self._of_user.setdefault(user, set()).add(pair)
                 else:
                     entry.state = state
-                if head.added is not None:
-                    entry.rows += head.added
+                added = head.added
+                if added is not None:
+                    entry.rows += added
                     entry.identities += identities[pair]
-                    self.messages += len(head.added)
-                    self.characters += sum([len(row[7]) for row in head.added])
-        for new in identities.values():
-            self.identities.update(new)
+                    self.messages += len(added)
+                    for row in added:
+                        characters += len(row[7])
+        self.characters += characters
+        self.identities.update(itertools.chain.from_iterable(identities.values()))
 
     def remove(self, filed: Collection[Entry]) -> None:
         """They are in their tables. The caller holds the lock, since before they were."""
