@@ -26,6 +26,8 @@ from bench.plots import draw
 from bench.profiling import profile
 from bench.report import summarise
 from bench.scenarios import Result, rotated, scenarios
+from bench.web import Size as WebSize
+from bench.web import long_history, traffic
 
 PACKAGES = (
     "duologue", "picows", "uvloop", "uvicorn", "apsw", "msgspec", "python-socketio", "python-engineio", "websockets",
@@ -37,9 +39,11 @@ def say(what: str) -> None:
 
 
 def measure_all(options: argparse.Namespace, node: str) -> Iterator[Result]:
-    size = Size(rounds=2, seconds=1.5, overload=5, idle=500, herd=500, history=20_000, conversations=20)
+    web = WebSize(rounds=1, messages=1_000, echoes=30, traffic=600, rate=100, talks=3)
+    size = Size(rounds=2, seconds=1.5, overload=5, idle=500, herd=500, history=20_000, conversations=20, web=web)
     if not options.quick:
-        size = Size(options.rounds, options.seconds, 60, 15_000, 10_000, options.history, 500)
+        web = WebSize(min(options.rounds, 3), 10_000, 300, options.traffic, 100, 20)
+        size = Size(options.rounds, options.seconds, 60, 15_000, 10_000, options.history, 500, web)
 
     def wanted(name: str) -> bool:
         return not options.only or any(text in name for text in options.only)
@@ -72,6 +76,7 @@ class Size(NamedTuple):
     history: int
     conversations: int
     """That each of the people with many conversations begins."""
+    web: WebSize
 
 
 def histories(node: str, size: Size) -> dict[str, Iterator[Result]]:
@@ -83,6 +88,8 @@ def histories(node: str, size: Size) -> dict[str, Iterator[Result]]:
         "reconnect, pages, appends, size": lengths(node, both, size.rounds, size.seconds),
         "many conversations": reconnects(node, [wide], size.rounds),
         "herd": returns(node, size.herd, 1),
+        "web, long history": long_history(node, size.web),
+        "web, traffic": traffic(node, size.web),
     }
 
 
@@ -105,6 +112,13 @@ def headline(result: Result) -> str:
     if result["scenario"].startswith("size"):
         stored, written = result["bytes_stored_per_message"], result["bytes_written_per_message"]
         return f"{peer} {stored:,.0f} bytes a message stored, {written:,.0f} written"
+    if "echo_p99_ms" in result:
+        echo = f"a key press and its echo: p50 {result['echo_p50_ms']:.0f} ms, p99 {result['echo_p99_ms']:.0f} ms"
+        return f"{peer} {result['late_frames']:.1%} of frames late, {result['long_tasks']} long tasks; {echo}"
+    if "heap_end_mb" in result:
+        return f"{peer} " + ", ".join(
+            f"{name} {value:.1f}" for name, value in result.items() if name.startswith("heap")
+        )
     if "bytes_per_connection" in result:
         memory = f"{result['bytes_per_connection']:,.0f} bytes a connection"
         return f"{peer} {memory}, {result['connects_per_second']:,.0f} connects a second"
@@ -143,6 +157,7 @@ def main() -> None:
         help="scenarios whose name contains this; may be given again for more",
     )
     parser.add_argument("--history", type=int, default=10_000_000, help="messages of the long history")
+    parser.add_argument("--traffic", type=int, default=3_600, help="messages of the traffic that the web client gets")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", help="folder for the JSON and the table")
     parser.add_argument(
         "--profile", action="store_true", help="instead: py-spy on one peer under load, stacks in --out"

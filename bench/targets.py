@@ -35,6 +35,16 @@ WAIT_MS: Final = 2_000.0
 """For a delivery or a refusal under twice the load, at p99: what accepted writes may wait for (store/committer.py), the rest of
 the way, and as much again."""
 
+LONG_TASKS: Final = 0
+"""Tasks of more than 50 ms while somebody scrolls."""
+
+ECHO_MS: Final = 100.0
+"""From a key press to its echo at p99: what people still feel as at once (Nielsen, Usability Engineering, 1993)."""
+
+HEAP_GROWTH: Final = 1.1
+"""Of the page's JavaScript heap, and of its DOM nodes, from the middle of the traffic to its end. Code that is compiled on the
+way takes some; if each of 1,800 messages were kept, at the 400 bytes that one of the long history takes, it would be more."""
+
 Verdict = tuple[str, str, bool]
 """What is wanted, what was seen, and whether that is enough."""
 
@@ -49,6 +59,7 @@ def verdicts(results: Results) -> list[str]:
         *_herd(results),
         *_overload(results),
         *_neighbours(results),
+        *_web(results),
     ]
     return [f"{'met' if met else 'MISSED'}: {wanted} ({seen})" for wanted, seen, met in found]
 
@@ -150,3 +161,21 @@ def _overload(results: Results) -> Iterator[Verdict]:
                 max(wait, refusal) <= WAIT_MS,
             )
             yield f"{name}: nothing refused from 2 s after it", f"{late:.0f}", not late
+
+
+def _web(results: Results) -> Iterator[Verdict]:
+    def figure(measure: str) -> float | None:
+        return median(results, name, "duologue", measure)
+
+    for name in _names(results, "web"):
+        tasks, longest, echo = figure("long_tasks"), figure("longest_task_ms"), figure("echo_p99_ms")
+        if tasks is not None and longest is not None:
+            seen = f"{tasks:.0f}, the longest {longest:.0f} ms" if tasks else "none"
+            yield f"{name}: no task over 50 ms while scrolling", seen, tasks <= LONG_TASKS
+        if echo is not None:
+            yield f"{name}: p99 from a key press to its echo at most {ECHO_MS:g} ms", f"{echo:.0f} ms", echo <= ECHO_MS
+        for measure, what in (("heap_{}_mb", "JavaScript heap"), ("nodes_{}", "DOM nodes")):
+            middle, end = figure(measure.format("middle")), figure(measure.format("end"))
+            if middle and end:
+                wanted = f"{name}: the {what} at the end at most {HEAP_GROWTH:g} x the middle's"
+                yield wanted, f"{end / middle:.2f}", end <= HEAP_GROWTH * middle
