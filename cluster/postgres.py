@@ -35,6 +35,9 @@ START_TRIES: Final = 5
 PACE: Final = 0.05
 """Seconds between two looks whether the server answers."""
 
+PAGE: Final = 8192
+"""Bytes of a page of a table."""
+
 UNPRIVILEGED: Final = "nobody"
 """PostgreSQL refuses to run as root; then it runs as this user."""
 
@@ -130,6 +133,16 @@ class Postgres:
         command = ("psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h", HOST, "-p", str(self.port))
         return self._run(*command, "-U", USER, "-d", database, "-c", statement).strip()
 
+    def damage(self, table: str, page: int = 0, database: str = DATABASE) -> None:
+        """Overwrite half a page of a table, as a failing disk may. Started anew, for the server would not look at its file."""
+        path = self.sql(f"SELECT pg_relation_filepath('{table}')", database)
+        self.stop()
+        with (self.folder / "data" / path).open("r+b") as file:
+            assert os.fstat(file.fileno()).st_size > page * PAGE, f"{table} has no page {page}"
+            file.seek(page * PAGE + PAGE // 2)
+            file.write(b"\xff" * (PAGE // 2))
+        self.start()
+
     @contextmanager
     def database(self) -> Iterator[str]:
         """The URL of an empty database, dropped at the end with whoever is still connected."""
@@ -158,7 +171,8 @@ class Postgres:
             self._run("pg_basebackup", "-D", data, "-d", source, "-R", "-c", "fast", "-X", "stream")
         else:
             # Made without syncs for speed; from the start on every commit is synced as the settings say.
-            self._run("initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+            options = ("-A", "trust", "-E", "UTF8", "--locale=C", "--data-checksums", "--no-sync")
+            self._run("initdb", "-D", data, "-U", USER, *options)
 
     def _make_database(self) -> None:
         if not self.sql(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'", "postgres"):

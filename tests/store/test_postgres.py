@@ -16,7 +16,7 @@ import pytest
 from cluster.postgres import DATABASE, HOST, USER, Postgres
 from duologue.domain.errors import Code, Refusal, StoreUnusable
 from duologue.domain.model import User
-from duologue.domain.ports import PendingMessage
+from duologue.domain.ports import Pending, PendingMessage, PendingReceipt
 from duologue.store.postgres import PostgresStore, connection, schema, writer
 from duologue.store.postgres.connection import STATEMENT_TIMEOUT, connect
 from duologue.store.postgres.store import READERS
@@ -399,3 +399,57 @@ async def test_connections_that_lead_nowhere_cost_one_read(database: str) -> Non
         finally:
             for backend in backends:
                 os.kill(backend, signal.SIGCONT)
+
+
+CROWD = [User(f"{number:016x}", f"user {number}") for number in range(200)]
+"""So many that their notes to themselves fill more than a page of `dialog`, between Ann's first words and Cat's."""
+
+
+async def test_a_damaged_page_costs_only_those_whose_it_is(
+    own_postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others' reads go on, and others' messages that are in one batch with those that meet the page. Nothing is fatal: the
+    next node would meet it as well, as soon as the same people came to it."""
+    async with nodes(own_postgres.url, 1, (ANN, BOB, CAT, *CROWD)) as (bench,):
+        await bench.send(ANN, BOB, "on the page")
+        for half in (CROWD[:100], CROWD[100:]):  # the rows of one batch have no order, those of two have
+            await bench.commit(*(PendingMessage(each.id, each.id, "note", "x", None) for each in half))
+        await bench.send(CAT, CAT, "elsewhere")
+        own_postgres.set(enable_seqscan="off")  # the whole of a table so small would be read for one row
+        await asyncio.to_thread(own_postgres.damage, "duologue.dialog")
+        caplog.clear()
+        for read in (bench.store.peers(ANN.id, 10), bench.store.history(ANN.id, BOB.id, None, None, 10)):
+            with pytest.raises(Refusal) as refused:
+                await read
+            assert refused.value.code is Code.UNAVAILABLE
+        assert [record.levelname for record in caplog.records if "damaged" in record.message] == ["ERROR"] * 2
+        caplog.clear()
+        batch = [PendingMessage(each.id, each.id, "again", "x", None) for each in (CAT, CROWD[-1], CROWD[-2])]
+        lost: list[Pending] = [
+            PendingMessage(ANN.id, BOB.id, "m", "x", None),
+            PendingReceipt(BOB.id, ANN.id, 1, 1, None),
+        ]
+        await bench.commit(*batch[:2], *lost, batch[2])
+        assert [each.failure for each in lost] == [Code.UNAVAILABLE] * 2
+        assert [(each.failure, each.seq) for each in batch] == [(None, 2)] * 3
+        assert [record.levelname for record in caplog.records if "damaged" in record.message] == ["ERROR"] * 2
+        page = await bench.store.history(CAT.id, CAT.id, None, None, 10)
+        assert [message.seq for message in page.messages] == [1, 2]
+        assert not bench.failures
+
+
+async def test_a_batch_is_not_split_for_ever(
+    own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everybody's page: a big batch is refused in the time that any other one has."""
+    async with nodes(own_postgres.url, 1) as (bench,):
+        await bench.send(ANN, BOB)
+        await asyncio.to_thread(own_postgres.damage, "duologue.person")
+        assert (await bench.send(ANN, BOB)).failure is Code.UNAVAILABLE
+        monkeypatch.setattr(writer, "PATIENCE", 0.0)
+        caplog.clear()
+        batch = [PendingMessage(ANN.id, BOB.id, f"m{number}", "x", None) for number in range(1000)]
+        await bench.commit(*batch)
+        assert {each.failure for each in batch} == {Code.UNAVAILABLE}
+        assert len([record for record in caplog.records if "damaged" in record.message]) == 1
+        assert not bench.failures

@@ -52,7 +52,9 @@ Whether a commit under way has happened isn't known."""
 RETRYABLE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 """The transaction was rolled back for the sake of another one; the same again may succeed."""
 
-DAMAGED: Final = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError)
+DAMAGED: Final = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError, asyncpg.PostgresIOError)
+"""The server has read something from its disk that can't be right, or couldn't read it. It goes on with all the rest (a failed
+sync or write of its log ends it, and then the connection is lost), and so do we."""
 
 
 def connect_options(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:

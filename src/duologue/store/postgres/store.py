@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import asyncpg
 
-from duologue.domain.errors import Code, Refusal, StoreFailed, StoreUnusable
+from duologue.domain.errors import Code, Refusal, StoreUnusable
 from duologue.domain.model import DirectoryPage, HistoryPage, Person, Roster, SyncPage, User
 from duologue.domain.ports import Clock, Pending, Sink
 from duologue.store.committer import MAX_BATCH, MAX_PENDING, Committer
@@ -266,8 +266,9 @@ class PostgresStore:
         except TimeoutError:
             raise Refusal(Code.UNAVAILABLE, "the query took too long") from None
         except DAMAGED as error:
-            self._committer.fail(StoreFailed(f"reading the database failed: {error}"))
-            raise Refusal(Code.UNAVAILABLE, "the store failed") from error
+            # Whoever needs that page can't be served, here or at any other node; all the others can.
+            _log.error("the database is damaged, a query was refused: %s", error)
+            raise Refusal(Code.UNAVAILABLE, "the database is damaged") from error
         except asyncpg.PostgresError as error:
             raise Refusal(Code.UNAVAILABLE, str(error)) from error
         finally:

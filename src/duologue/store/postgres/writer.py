@@ -19,7 +19,7 @@ from typing import Final
 
 import asyncpg
 
-from duologue.domain.errors import Code, StoreFailed
+from duologue.domain.errors import Code
 from duologue.domain.ports import Clock, Pending, PendingMessage
 from duologue.store.ledger import Account, Head, Ledger, MessageKey, Stored, names
 from duologue.store.postgres.connection import DAMAGED, LOST, RETRYABLE, STATEMENT_TIMEOUT, Connection, connect
@@ -121,8 +121,9 @@ class Writer:
 
     def write(self, batch: Sequence[Work]) -> None:
         """See `Engine.write`. A full disk fails the batch with STORAGE_FULL; a database that can't be reached for
-        `PATIENCE`, or in which the batch can't be written for another reason, with UNAVAILABLE. Only damage is fatal."""
-        self._loop.run_until_complete(self._write(batch))
+        `PATIENCE`, or in which the batch can't be written for another reason, with UNAVAILABLE. Damage fails what meets it:
+        it's the server's, and a node that stopped for it would only hand its people on to the next one."""
+        self._loop.run_until_complete(self._write(batch, self._clock.monotonic() + PATIENCE))
 
     def rest(self, idle: bool, size: int) -> None:
         pass
@@ -136,9 +137,7 @@ class Writer:
         finally:
             self._loop.close()
 
-    async def _write(self, batch: Sequence[Work]) -> None:
-        give_up = self._clock.monotonic() + PATIENCE
-        unsure = False
+    async def _write(self, batch: Sequence[Work], give_up: float, unsure: bool = False) -> None:
         for retry in itertools.count():
             try:
                 await self._attempt(batch, unsure)
@@ -146,10 +145,20 @@ class Writer:
             except (_Unsure, *LOST, asyncpg.PostgresError) as error:
                 unsure = unsure or isinstance(error, _Unsure)
                 failure = await self._what_now(error, retry, give_up)
-                if failure is not None:
+                if failure is None:
+                    continue
+                if not isinstance(error, DAMAGED):
                     _log.error("a batch of %d was refused as %s: %r", len(batch), failure, error)
-                    fail(batch, failure)
+                elif len(batch) > 1 and self._clock.monotonic() < give_up:
+                    # Some of it meets the damage; the others needn't pay for that, again with each of its retries.
+                    middle = len(batch) // 2
+                    for half in (batch[:middle], batch[middle:]):
+                        await self._write(half, give_up, unsure)
                     return
+                else:
+                    _log.error("the database is damaged, writes refused: %d: %s", len(batch), error)
+                fail(batch, failure)
+                return
 
     async def _what_now(self, error: Exception, retry: int, give_up: float) -> Code | None:
         """After a failed attempt: what to refuse the batch with, or None to try it again."""
@@ -164,8 +173,6 @@ class Writer:
             return None
         if isinstance(error, RETRYABLE) and retry < MAX_RETRIES and self._clock.monotonic() < give_up:
             return None
-        if isinstance(error, DAMAGED):
-            raise StoreFailed(f"the database is damaged: {error}") from error
         return Code.STORAGE_FULL if isinstance(error, asyncpg.DiskFullError) else Code.UNAVAILABLE
 
     async def _attempt(self, batch: Sequence[Work], unsure: bool) -> None:
