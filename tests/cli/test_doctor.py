@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from cluster.nats import NatsServer
 from cluster.postgres import Postgres
 from duologue import cli
 from duologue.store.postgres import PostgresStore
+from duologue.store.postgres.connection import Connection, connect
 from duologue.store.sqlite import SqliteStore
 from tests.support.clock import SetClock
 
@@ -86,6 +89,45 @@ def test_what_a_failover_would_cost(doctor: Doctor, own_postgres: Postgres, stan
     assert doctor.code == 1
     assert "nothing can be acknowledged" in doctor.said("failover")[1]
     assert "fsync is off" in doctor.said("durability")[1]
+
+
+def test_an_ordinary_database_user(doctor: Doctor, own_postgres: Postgres, standby_postgres: Postgres) -> None:
+    """They don't see the state of standbys, which is no alarm; the sessions of others they see as everybody does."""
+    own_postgres.set(synchronous_standby_names="*")
+    for statement in ("CREATE ROLE app LOGIN", 'CREATE ROLE "my app" LOGIN', "GRANT pg_monitor TO app"):
+        own_postgres.sql(statement)
+    for role in ("app", '"my app"'):
+        own_postgres.sql(f"GRANT CREATE ON DATABASE duologue TO {role}")
+    with others_connected(own_postgres.url, 4):
+        doctor.look("--database", own_postgres.url)
+        room = doctor.said("connections")
+        assert room[1].startswith("5 of ")
+        doctor.look("--database", own_postgres.url.replace("duologue@", "my%20app@"))
+        assert doctor.code == 0
+        level, words = doctor.said("failover")
+        assert level == "WARNING"
+        assert words.endswith('GRANT pg_monitor TO "my app"')
+        assert doctor.said("connections") == room
+        doctor.look("--database", own_postgres.url.replace("duologue@", "app@"))
+        assert doctor.said("failover")[0] == "ok"
+    standby_postgres.stop()
+    doctor.look("--database", own_postgres.url.replace("duologue@", "my%20app@"))
+    assert doctor.code == 1
+    assert "nothing can be acknowledged" in doctor.said("failover")[1]
+
+
+@contextmanager
+def others_connected(url: str, count: int) -> Iterator[None]:
+    async def open_all() -> list[Connection]:
+        return [await connect(url) for _ in range(count)]
+
+    with asyncio.Runner() as runner:
+        connections = runner.run(open_all())
+        try:
+            yield
+        finally:
+            for each in connections:
+                each.terminate()
 
 
 def test_what_cannot_be_reached(doctor: Doctor, database: str, own_nats: NatsServer) -> None:

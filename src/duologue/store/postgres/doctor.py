@@ -105,6 +105,10 @@ async def _standby(connection: Connection, settings: dict[str, str]) -> Finding:
         also = f"; {len(states)} asynchronous standby" if states else ""
         words = "no synchronous standby: if the primary is lost, so is what was acknowledged last (synchronous_standby_names)"
         return Finding(Level.WARNING, "failover", words + also)
+    if states and all(state is None for state in states):
+        user = await connection.fetchval("SELECT quote_ident(current_user)")
+        words = f"this database user can't see whether a synchronous standby is connected: GRANT pg_monitor TO {user}"
+        return Finding(Level.WARNING, "failover", words)
     if not synchronous:
         words = f"synchronous_standby_names is {names!r} and no such standby is connected: nothing can be acknowledged"
         return Finding(Level.PROBLEM, "failover", words)
@@ -125,7 +129,10 @@ def _session(settings: dict[str, str]) -> Finding:
 
 
 async def _room(connection: Connection, settings: dict[str, str]) -> Finding:
-    used = await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")
+    # What kind they are is told to pg_monitor only. Of the server's own processes some have a database, none a user as well.
+    used = await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE datid IS NOT NULL AND usesysid IS NOT NULL"
+    )
     most = int(settings["max_connections"])
     nodes = (most - used) // CONNECTIONS_PER_NODE
     words = f"{used} of {most} in use: room for {nodes} more nodes with {CONNECTIONS_PER_NODE} each"
