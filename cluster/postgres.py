@@ -122,6 +122,15 @@ class Postgres:
         self._run("pg_ctl", "promote", "-w", "-D", str(self.folder / "data"))
         self._primary = None
 
+    def until_replicated(self) -> None:
+        """Wait until the standby has all that there is."""
+        query = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_lsn()"
+        deadline = time.monotonic() + TIMEOUT
+        while self.sql(query) != "1":
+            if time.monotonic() > deadline:
+                raise PostgresFailed("the standby doesn't follow")
+            time.sleep(PACE)
+
     def set(self, **settings: str) -> None:
         """Change settings of the running server that a reload can change."""
         for name, value in settings.items():

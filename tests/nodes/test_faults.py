@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 
 import pytest
 
@@ -188,7 +187,7 @@ async def test_numbers_that_a_failover_gives_out_again_are_not_taken_for_known_o
     bob = await ChatClient(there, "bob").connect()
     away = await ChatClient(there, "cat").connect()
     await _tell_all(ann, [bob, away], "kept")
-    await asyncio.to_thread(_until_replicated, own_postgres)
+    await asyncio.to_thread(own_postgres.until_replicated)
     standby_postgres.kill()
     for number in range(3):
         await _tell_all(ann, [bob, away], f"lost {number}")
@@ -217,14 +216,6 @@ async def _tell_all(sender: ChatClient, recipients: list[ChatClient], content: s
     for recipient in recipients:
         await sender.send(recipient.user_id, content)
         await recipient.wait_for_message(content)
-
-
-def _until_replicated(primary: Postgres) -> None:
-    query = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_lsn()"
-    deadline = time.monotonic() + 10
-    while primary.sql(query) != "1":
-        assert time.monotonic() < deadline, "the standby doesn't follow"
-        time.sleep(0.05)
 
 
 async def _seen(device: ChatClient, content: str) -> None:

@@ -39,6 +39,14 @@ _HOLD = """
 """
 
 
+# A writing connection is known by the lock with which it keeps migrations out.
+_END_WRITERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_locks
+    JOIN pg_database ON pg_database.oid = database AND datname = current_database()
+    WHERE locktype = 'advisory' AND mode = 'ShareLock'
+"""
+
+
 @asynccontextmanager
 async def nodes(url: str, count: int, users: Sequence[User] = (ANN, BOB, CAT)) -> AsyncIterator[list[Bench]]:
     async with AsyncExitStack() as stack:
@@ -254,6 +262,45 @@ async def test_who_takes_over_begins_a_new_epoch_before_anything_comes_from_it(
         assert {bench.store.epoch} == epochs
         assert bench.store.namespace == namespace  # type: ignore[attr-defined]
         await bench.close()
+
+
+async def test_readers_leave_an_old_primary_that_still_answers(
+    own_postgres: Postgres, standby_postgres: Postgres
+) -> None:
+    """Nobody has fenced it: its connections live on when the writer has found the new one. What is read from the old one, idle
+    readers and those in the middle of a query alike, must not come with the new one's epoch."""
+    async with Proxy(own_postgres.port) as proxy, session(own_postgres.url) as old:
+        url = f"postgresql://{USER}@{HOST}:{proxy.port},{HOST}:{standby_postgres.port}/{DATABASE}"
+        async with nodes(url, 1) as (bench,):
+            store = bench.store
+            assert isinstance(store, PostgresStore)
+            await bench.send(ANN, BOB, "before")
+            await asyncio.gather(*(store._run(_a_while, readonly=True) for _ in range(READERS)))
+            begun, go_on = asyncio.Event(), asyncio.Event()
+
+            async def count(connection: asyncpg.Connection[asyncpg.Record]) -> int:
+                counted = int(await connection.fetchval("SELECT count(*) FROM duologue.message"))
+                begun.set()
+                await go_on.wait()
+                return counted
+
+            counting = asyncio.create_task(store._run(count, readonly=True))
+            await begun.wait()
+            await asyncio.to_thread(own_postgres.until_replicated)
+            await asyncio.to_thread(standby_postgres.promote)
+            proxy.refuse_others()
+            await old.execute(_END_WRITERS)
+            assert (await bench.send(ANN, BOB, "to the new one")).seq == 2
+            reads = [store.history(BOB.id, ANN.id, None, None, 10) for _ in range(READERS - 1)]
+            for page in await asyncio.gather(*reads):
+                assert [message.content for message in page.messages] == ["before", "to the new one"]
+            go_on.set()
+            assert await counting == 2
+
+
+async def _a_while(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """As long as it takes the other readers to connect as well."""
+    await connection.execute("SELECT pg_sleep(0.5)")
 
 
 async def test_a_node_that_stands_still_in_a_transaction_holds_nobody_up_for_long(database: str) -> None:

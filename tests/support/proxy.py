@@ -219,11 +219,15 @@ class Proxy:
 
     async def refuse(self) -> None:
         """Stop listening and break what is open: connecting is refused until `accept`."""
+        self.refuse_others()
+        await self.cut()
+
+    def refuse_others(self) -> None:
+        """Stop listening; what is open stays so."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
-        await self.cut()
 
     async def cut(self) -> None:
         """Break every open connection with a reset."""

@@ -59,6 +59,8 @@ class _Life:
         self, identity: schema.Identity, loop: asyncio.AbstractEventLoop, on_new_epoch: Callable[[], None]
     ) -> None:
         self.epoch, self.namespace = identity
+        self.idle_may_be_old = False
+        """Whether idle reading connections may still lead to the server of the epoch before."""
         self._loop = loop
         self._on_new_epoch = on_new_epoch
 
@@ -76,6 +78,7 @@ class _Life:
         if identity.epoch != self.epoch:
             _log.warning("the database has failed over or was restored: every client will sync from the start")
             self.epoch = identity.epoch
+            self.idle_may_be_old = True
             self._on_new_epoch()
 
 
@@ -252,17 +255,7 @@ class PostgresStore:
         self._waiting += 1
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                while True:
-                    try:
-                        async with self._pool.acquire(timeout=WAIT_SECONDS) as connection:
-                            return await _transact(cast("Connection", connection), query, readonly)
-                    except LOST as error:
-                        if isinstance(error, TimeoutError):
-                            # The idle ones lead to where this one led, and each would cost a reader as long.
-                            await self._pool.expire_connections()
-                            raise
-                        _log.info("a query has lost its connection, trying again: %s", error or type(error).__name__)
-                        await asyncio.sleep(RETRY_PAUSE)
+                return await self._until_answered(query, readonly)
         except TimeoutError:
             raise Refusal(Code.UNAVAILABLE, "the query took too long") from None
         except DAMAGED as error:
@@ -273,6 +266,29 @@ class PostgresStore:
             raise Refusal(Code.UNAVAILABLE, str(error)) from error
         finally:
             self._waiting -= 1
+
+    async def _until_answered(self, query: Callable[[Connection], Awaitable[T]], readonly: bool) -> T:
+        """The answer of one server, the one whose epoch we have when it's there."""
+        while True:
+            try:
+                async with self._pool.acquire(timeout=WAIT_SECONDS) as connection:
+                    if self._life.idle_may_be_old:
+                        # An old primary that nobody has fenced goes on answering: all connections are made anew, this one
+                        # as well.
+                        self._life.idle_may_be_old = False
+                        await self._pool.expire_connections()
+                        continue
+                    epoch = self._life.epoch
+                    answer = await _transact(cast("Connection", connection), query, readonly)
+                if epoch == self._life.epoch:
+                    return answer
+            except LOST as error:
+                if isinstance(error, TimeoutError):
+                    # The idle ones lead to where this one led, and each would cost a reader as long.
+                    await self._pool.expire_connections()
+                    raise
+                _log.info("a query has lost its connection, trying again: %s", error or type(error).__name__)
+                await asyncio.sleep(RETRY_PAUSE)
 
 
 @contextlib.contextmanager
