@@ -55,10 +55,24 @@ def test_the_wheel_has_everything_that_runs(wheel: Path) -> None:
     assert wanted <= contents(wheel).keys()
 
 
-def test_an_sdist_makes_the_same_wheel_without_node(wheel: Path, tmp_path: Path) -> None:
-    sdist = build(ROOT, "sdist", tmp_path / "sdist")
-    subprocess.run(["tar", "-xzf", sdist, "-C", tmp_path], check=True, timeout=BUILD_TIMEOUT)
-    tree = tmp_path / f"duologue-{__version__}"
+@pytest.fixture(scope="module")
+def sdist_tree(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist's files. After the wheel, which has the client built."""
+    folder = tmp_path_factory.mktemp("sdist")
+    sdist = build(ROOT, "sdist", folder)
+    subprocess.run(["tar", "-xzf", sdist, "-C", folder], check=True, timeout=BUILD_TIMEOUT)
+    return folder / f"duologue-{__version__}"
+
+
+def test_every_link_of_the_sdists_pages_leads_to_a_file_of_it(sdist_tree: Path) -> None:
+    pages = sorted(sdist_tree.rglob("*.md"))
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())]
+    assert len(links) > 20
+    assert not [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
+
+
+def test_an_sdist_makes_the_same_wheel_without_node(wheel: Path, sdist_tree: Path, tmp_path: Path) -> None:
+    tree = sdist_tree
     assert not (tree / "client").exists()
     again = build(tree, "wheel", tmp_path / "again", path=str(tmp_path / "no programs here"))
     assert contents(again) == contents(wheel)
