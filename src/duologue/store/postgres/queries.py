@@ -1,5 +1,7 @@
-"""What is read from the database. Each query keeps within one key: a user's, a conversation's or a token's; those of
-several conversations are asked for together, but each by its own."""
+"""What is read from the database. A query keeps within one key, a user's, a conversation's or a token's; those of several are
+asked for together, but each by its own. The exceptions are about people as such, `_DIRECTORY`, `_WHOLE_DIRECTORY`, `_COUNT` and
+`_EVERYBODY`: where people are spread over servers each of those asks them all, for so many rows at most
+(docs/decisions/store-postgres.md)."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ _DEAD = """
     RETURNING id, (extract(epoch FROM seen) * 1000)::bigint
 """
 
+# By the node and not by the owners: where presence is spread over servers it asks them all, once for each node that died.
 _ORPHANS = "DELETE FROM duologue.presence WHERE node = ANY($1::text[]) RETURNING owner, node"
 
 _RETIRE = "UPDATE duologue.node SET until = clock_timestamp() + make_interval(secs => $2) WHERE id = $1"

@@ -1,6 +1,7 @@
 -- Two families of tables, so that they can be spread over several servers: one whose keys begin with the conversation
 -- (message), one whose keys begin with the user (person, dialog); a session is found by its token alone. No query and no
--- reference crosses from one to the other, and there is no counter that everybody shares.
+-- reference crosses from one to the other, and there is no counter that everybody shares. A few queries ask for people without
+-- a key: docs/decisions/store-postgres.md has them.
 --
 -- A user's key is the number that their public id is in hexadecimal, less 2^63: so keys sort as ids do, and no table has
 -- to be asked for them. A conversation's key is made of the keys of its two people, the smaller first.
