@@ -51,7 +51,7 @@ class Postgres:
     another user can come (and not in a folder of pytest's, which shuts out everybody else).
 
     `settings` are those of postgresql.conf. A `standby_of` another server is copied from it at the first start and
-    follows it under the application name `name`.
+    follows it under the application name `name`. `programs` is the folder of another PostgreSQL's.
     """
 
     def __init__(
@@ -61,13 +61,14 @@ class Postgres:
         *,
         standby_of: Postgres | None = None,
         name: str = "standby",
+        programs: Path | None = None,
     ) -> None:
         self.folder = folder
         self.port = 0
         self._settings = dict(settings or {})
         self._primary = standby_of
         self._name = name
-        self._bin = _binaries() / "bin"
+        self._bin = programs or _binaries() / "bin"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

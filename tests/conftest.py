@@ -181,6 +181,24 @@ def database(postgres: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def oldest_postgres() -> Iterator[Postgres]:
+    """Debian's PostgreSQL, one for the whole run: 15 in Debian 12, the oldest that is supported."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parents[1].name))
+    assert found, "there is no PostgreSQL of Debian's: run scripts/setup test"
+    with (
+        TemporaryDirectory(prefix="duologue-") as folder,
+        Postgres(Path(folder), programs=found[0].parent) as server,
+    ):
+        yield server
+
+
+@pytest.fixture
+def oldest_database(oldest_postgres: Postgres) -> Iterator[str]:
+    with oldest_postgres.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A real nats-server, one for the whole run: no test may harm it."""
     with NatsServer(tmp_path_factory.mktemp("nats")) as server:

@@ -18,10 +18,11 @@ from .conftest import ANN, BOB, CAT, NOBODY, Bench, failures
 pytestmark = pytest.mark.asyncio
 
 
-@pytest_asyncio.fixture(params=["sqlite", "postgres"])
+@pytest_asyncio.fixture(params=["sqlite", "postgres", "oldest postgres"])
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     """Each implementation of the port joins here by its name."""
-    made = Bench(tmp_path / "data" if request.param == "sqlite" else request.getfixturevalue("database"))
+    databases = {"postgres": "database", "oldest postgres": "oldest_database"}
+    made = Bench(tmp_path / "data" if request.param == "sqlite" else request.getfixturevalue(databases[request.param]))
     yield made
     await made.close()
 

@@ -26,9 +26,9 @@ async def _open(url: str) -> PostgresStore:
     return await PostgresStore.open(url, SetClock(), lambda batch: None, lambda error: None)
 
 
-@pytest_asyncio.fixture
-async def store(database: str) -> AsyncIterator[PostgresStore]:
-    made = await _open(database)
+@pytest_asyncio.fixture(params=["database", "oldest_database"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[PostgresStore]:
+    made = await _open(request.getfixturevalue(request.param))
     yield made
     await made.close()
 
