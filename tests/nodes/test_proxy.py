@@ -12,12 +12,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 
 from cluster.nats import NatsServer
-from cluster.proxy import Caddy, Nginx, Proxy, ProxyFailed
+from cluster.proxy import DEPLOY, HOST, PORT, Caddy, Nginx, Proxy, ProxyFailed
 from tests.interop.conftest import StartPuppet
 from tests.nodes.fleet import Fleet
 from tests.support.client import ChatClient
+from tests.support.dns import NameServer
 from tests.support.process import ServerProcess, free_port
 from tests.support.puppet import Puppet
 from tests.support.record import Record
@@ -25,6 +27,7 @@ from tests.support.record import Record
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
 
 QUICK = {"reconnectionDelay": 50, "reconnectionDelayMax": 200}
+MANIFESTS = DEPLOY / "kubernetes.yaml"
 MISROUTED = "long-polling needs"
 each_transport = pytest.mark.parametrize("transports", [["websocket"], ["polling"], ["polling", "websocket"]], ids=str)
 
@@ -179,3 +182,60 @@ async def test_limits_count_the_clients_behind_the_proxy(
             ):
                 statuses.append(answer.status)
     assert statuses == [200, 200, 429, 200]
+
+
+class ClusterNginx(Nginx):
+    """The proxy of deploy/kubernetes.yaml, filled in as its image does it, with a name server like a cluster's."""
+
+    def __init__(self, folder: Path, port: int, node_port: int, name_server: str) -> None:
+        super().__init__(folder, port, [])
+        self._values = {
+            "${NGINX_LOCAL_RESOLVERS}": name_server, "${NAMESPACE}": "chat", "listen 8080": f"listen {HOST}:{PORT}",
+            "cluster.local:3000": f"cluster.local:{node_port}",
+        }  # fmt: skip
+
+    def _adapt(self, text: str) -> str:
+        (found,) = (each for each in yaml.safe_load_all(MANIFESTS.read_text()) if each["kind"] == "ConfigMap")
+        (configuration,) = found["data"].values()
+        for name, value in self._values.items():
+            assert configuration.count(name) == 1, name
+            configuration = configuration.replace(name, value)
+        return super()._adapt(configuration)
+
+
+async def test_the_proxy_of_kubernetes(
+    fleet: Fleet, database: str, nats: NatsServer, tmp_path: Path, start_puppet: StartPuppet
+) -> None:
+    """Pods are found by their names, polls go to the one that their session's id begins with."""
+    port = free_port()
+    addresses = {f"duologue-{number}": f"127.0.1.{number + 1}" for number in range(3)}
+    for name, address in addresses.items():
+        node = fleet.add(database, nats.url, "--node", name, "--host", address, "--allow-guests")
+        node.port = port
+    await asyncio.to_thread(fleet.start)
+    names = {f"{name}.duologue-nodes.chat.svc.cluster.local": [address] for name, address in addresses.items()}
+    names["duologue-any.chat.svc.cluster.local"] = list(addresses.values())
+    async with NameServer(names) as server:
+        with ClusterNginx(tmp_path / "proxy", free_port(), port, server.address) as proxy:
+            held = [await _open_session(proxy.url) for _ in range(12)]
+            assert len(set(held)) > 1, "every session is at the same node"
+            transports = ["polling", "websocket"]
+            ann, _ = await _arrive(start_puppet, proxy.url, {"username": "ann"}, transports)
+            bob, bob_session = await _arrive(start_puppet, proxy.url, {"username": "bob"}, ["polling"])
+            await _until_listed(ann, bob_session["userID"])
+            await ann.order("say", to=bob_session["userID"], content="hello")
+            await bob.wait_for("private message", lambda args: args[0]["content"] == "hello")
+            assert not [line for node in fleet.nodes for line in _misrouted(node)]
+
+
+async def _open_session(url: str) -> str:
+    """Open a session by polling, post to it and poll it once more: the node that holds it."""
+    async with aiohttp.ClientSession() as http:
+        polling = f"{url}/socket.io/?EIO=4&transport=polling"
+        async with http.get(polling) as opened:
+            sid: str = json.loads((await opened.text())[1:])["sid"]
+        async with http.post(f"{polling}&sid={sid}", data='40{"username":"somebody"}') as posted:
+            assert posted.status == 200
+        async with http.get(f"{polling}&sid={sid}") as polled:
+            assert (await polled.text()).startswith("40{")
+    return sid.partition(".")[0]
