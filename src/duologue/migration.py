@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,10 @@ EXIT_INTERRUPTED: Final = 130
 """What a shell makes of SIGINT."""
 
 BAR: Final = 30
-"""Characters of the progress bar."""
+"""Characters of the progress bar, where the terminal is wide enough."""
+
+BAR_SECONDS: Final = 0.1
+"""Between two states of the bar."""
 
 LINE_SECONDS: Final = 5.0
 """Between two lines of progress where there's no terminal."""
@@ -89,15 +93,19 @@ class _Shown:
         if what != self._what:
             self.end()
             self._what, self._began, self._first = what, now, done
-        elif now - self._last < (0.1 if self._terminal else LINE_SECONDS) and done < total:
+        elif now - self._last < (BAR_SECONDS if self._terminal else LINE_SECONDS) and done < total:
             return
         self._last = now
         share = min(1.0, done / total) if total else 1.0
         left = (now - self._began) / (done - self._first) * (total - done) if done > self._first else 0.0
         text = f"{what:18} {done:>13,} of {total:,} rows, {share:4.0%}, {left:,.0f} s left"
         if self._terminal:
-            filled = int(share * BAR)
-            print(f"\r[{'#' * filled}{' ' * (BAR - filled)}] {text}\x1b[K", end="", flush=True)
+            # One column is left, for a line that reaches the last one may go on to the next, which `\r` wouldn't undo.
+            columns = shutil.get_terminal_size().columns - 1
+            width = max(0, min(BAR, columns - len(text) - len("[] ")))
+            filled = int(share * width)
+            bar = f"[{'#' * filled}{' ' * (width - filled)}] {text}" if width else text[:columns]
+            print(f"\r{bar}\x1b[K", end="", flush=True)
         else:
             print(text, flush=True)
 

@@ -35,7 +35,7 @@ async def migrate(source: Source, target: Target, report: Report) -> dict[str, C
         await _copy(source, target, table, identity, done if done is not None and done.table == table else None, report)
     checksums = {}
     for table in TABLES:
-        ours, theirs = await _sum(source, table, report), await _sum(target, table, report)
+        ours, theirs = await _sums(source, target, table, report)
         if (ours.rows, str(ours)) != (theirs.rows, str(theirs)):
             raise Difference(
                 f"{table}: {ours.rows:,} rows ({ours}) in {source.name}, {theirs.rows:,} rows ({theirs}) in {target.name}"
@@ -61,12 +61,20 @@ async def _copy(
         report("copying", table, copied, total)
 
 
-async def _sum(side: Source, table: str, report: Report) -> Checksum:
-    total = await side.count(table)
+async def _sums(source: Source, target: Target, table: str, report: Report) -> tuple[Checksum, Checksum]:
+    """Of both sides. The rows of both count, so that the progress goes forward only."""
+    total = await source.count(table) + await target.count(table)
+    report("comparing", table, 0, total)
+    ours = await _sum(source, table, lambda rows: report("comparing", table, rows, total))
+    theirs = await _sum(target, table, lambda rows: report("comparing", table, ours.rows + rows, total))
+    return ours, theirs
+
+
+async def _sum(side: Source, table: str, report: Callable[[int], None]) -> Checksum:
     checksum, cursor = Checksum(), None
     while True:
         rows, cursor = await side.read(table, cursor, BATCH)
         if not rows:
             return checksum
         checksum.add(rows)
-        report("comparing", table, checksum.rows, total)
+        report(checksum.rows)
