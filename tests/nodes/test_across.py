@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -151,6 +152,20 @@ async def _directory(url: str, *wanted: str) -> dict[str, dict[str, object]]:
     async with ChatClient(url, "dora") as dora:
         page = await dora.request("directory", {})
         return {person["userID"]: person for person in page["people"] if person["userID"] in wanted}
+
+
+async def test_who_was_on_a_node_that_left_was_seen_when_it_left(two: Fleet) -> None:
+    """And not at that node's last sign of life, which the one that takes over finds."""
+    here, there = two.nodes
+    ann = await ChatClient(there.url, "ann").connect()
+    async with ChatClient(here.url, "bob") as bob:
+        await bob.request("watch", {"users": [ann.user_id]})
+        end = time.time_ns() // 1_000_000
+        assert await asyncio.to_thread(there.terminate) == 0
+        await _disconnected(bob, ann.user_id)  # which is told once it's written down
+        seen = (await _directory(here.url, ann.user_id))[ann.user_id]["lastSeen"]
+        assert isinstance(seen, int)
+        assert seen >= end
 
 
 async def test_the_health_of_a_node_without_its_bus(own_nats: NatsServer, fleet: Fleet, database: str) -> None:

@@ -210,6 +210,23 @@ async def test_people_sessions_and_the_directory(ready: Bench) -> None:
     assert ([p.user for p in last.people], last.next) == ([CAT], None)
 
 
+async def test_when_somebody_was_last_seen_only_moves_forward(ready: Bench) -> None:
+    """Also of a clock that jumps: what was written by one that was ahead stays."""
+    store = ready.store
+
+    async def last_seen() -> list[int | None]:
+        found = {person.user: person.last_seen for person in await store.people([ANN.id, BOB.id, CAT.id])}
+        return [found[user] for user in (ANN, BOB, CAT)]
+
+    await store.seen([BOB.id], 7000)
+    await store.seen([ANN.id, BOB.id], 5000)
+    assert await last_seen() == [5000, 7000, None]
+    await store.seen([ANN.id, BOB.id, CAT.id], 6000)
+    assert await last_seen() == [6000, 7000, 6000]
+    await store.seen([BOB.id], 8000)
+    assert await last_seen() == [6000, 8000, 6000]
+
+
 async def test_a_session_that_has_ended_is_unknown_and_the_others_are_not(ready: Bench) -> None:
     store = ready.store
     mine, others = token_hash("a" * 64), token_hash("b" * 64)

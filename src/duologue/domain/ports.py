@@ -159,7 +159,11 @@ class Store(Protocol):
         ...
 
     async def seen(self, users: Sequence[str], at: int) -> None:
-        """Write down, in one commit, when the last connections of these users ended."""
+        """Write down, in one commit, when the last connections of these users ended. Only forward: of all times that were
+        written, in whatever order, the latest stays. For a node that is gone may be spoken for later, with the time of
+        its last sign of life, than it spoke for itself.
+
+        So what a clock wrote that was ahead stays when it's put right, until the right time has passed it."""
         ...
 
     async def close(self) -> None:

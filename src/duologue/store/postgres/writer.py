@@ -91,7 +91,7 @@ _SAME_GUEST = "SELECT 1 FROM duologue.session WHERE token_hash = $1 AND person =
 
 _SESSION_END = "DELETE FROM duologue.session WHERE token_hash = ANY($1::bytea[])"
 
-_LEFT = "UPDATE duologue.person SET last_seen = $1 WHERE id = ANY($2::bigint[])"
+_LEFT = "UPDATE duologue.person SET last_seen = greatest(last_seen, $1) WHERE id = ANY($2::bigint[])"
 
 
 class Writer:

@@ -40,7 +40,9 @@ _HEADS = """
     SELECT user, peer, seq, rev, received, read, peer_received, peer_read, conversation
     FROM json_each(?) AS pair CROSS JOIN dialog ON user = pair.value ->> 0 AND peer = pair.value ->> 1
 """
-_LEFT = "UPDATE person SET last_seen = ? WHERE id IN (SELECT value FROM json_each(?))"
+_LEFT = """
+    UPDATE person SET last_seen = max(coalesce(last_seen, 0), ?) WHERE id IN (SELECT value FROM json_each(?))
+"""
 _TAKEN = """
     SELECT EXISTS (SELECT 1 FROM person WHERE id = ?) OR EXISTS (SELECT 1 FROM session WHERE token_hash = ?)
 """
