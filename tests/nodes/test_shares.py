@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from duologue.domain.errors import Code, Refusal
 from duologue.domain.model import User
 from duologue.domain.ports import Store
 from duologue.server.hub import Client, Hub
-from duologue.server.shares import MEMORY, Shares
+from duologue.server.shares import Shares
 from tests.nodes.fleet import Fleet
 from tests.support.client import ChatClient, ConnectionLost
 from tests.support.inside import LIMITS, MovedClock
@@ -29,6 +30,8 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
 ANN = User("a" * 16, "ann")
 ALLOWED = 12
 LIMIT = 3
+LEASE = 1.5
+"""Seconds; with 30, the default, the same takes 20 times as long."""
 
 
 class Wire:
@@ -152,13 +155,13 @@ async def test_a_node_that_says_nothing_any_more_is_forgotten(nodes: list[Node],
         node.come()
     await _until(lambda: all(node.shares.elsewhere(ANN.id) == 2 for node in nodes))
     await two.bus.close()
-    clock.ahead += MEMORY - 1
+    clock.ahead += LIMITS.presence_lease - 1
     three.shares.refresh(ANN.id)
     three.come()
     await _until(lambda: one.shares.elsewhere(ANN.id) == 3)
     clock.ahead += 2
-    one.shares.refresh(ANN.id)
     assert one.shares.elsewhere(ANN.id) == 2
+    assert one.clients[0].sender._burst == ALLOWED // 2
 
 
 async def test_what_a_stranger_says_on_the_bus_is_harmless(nodes: list[Node]) -> None:
@@ -190,3 +193,22 @@ async def test_the_limit_of_connections_holds_over_nodes(fleet: Fleet, database:
     for device in (ann, more[1], surplus):
         await device.complete()
         await device.close()
+
+
+async def test_the_sockets_of_a_killed_node_count_no_longer_than_its_lease(
+    fleet: Fleet, database: str, nats: NatsServer
+) -> None:
+    """The user's device that comes back from there is let in at once then."""
+    for _ in range(2):
+        fleet.add(database, nats.url, "--max-user-connections", "2", "--presence-lease", f"{LEASE}")
+    fleet.start()
+    here, there = fleet.nodes
+    phone = await ChatClient(there.url, "ann").connect()
+    async with ChatClient(here.url, "ann", session_id=phone.session_id) as laptop:
+        start = time.monotonic()
+        await asyncio.to_thread(there.kill)
+        phone.url = here.url
+        await phone.connect_surely()
+        assert time.monotonic() - start < LEASE + 5  # it tries again after a pause
+        await laptop.complete()
+        await phone.close()

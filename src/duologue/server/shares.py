@@ -20,11 +20,9 @@ from duologue.server.hub import Hub
 
 logger = logging.getLogger(__name__)
 
-REFRESH: Final = 20.0
-"""Seconds in which a node repeats its counts to the others."""
-
-MEMORY: Final = 3 * REFRESH
-"""Seconds for which another node's count is believed."""
+REFRESHES_PER_LEASE: Final = 3
+"""Times that a node repeats its counts to the others in a lease of presence (`presence_lease`). For so long a count is believed:
+when the people of a killed node count as gone, so do their sockets."""
 
 MAX_NODES: Final = 1000
 """Nodes of one user that are remembered; a stranger on the bus may name any."""
@@ -44,6 +42,7 @@ class Shares:
         self._bus = bus
         self._clock = clock
         self._limits = limits
+        self._memory = limits.presence_lease
         self._node = secrets.token_bytes(8)
         self._others: dict[str, dict[bytes, tuple[int, float]]] = {}
         """Of users who are here and on other nodes: how many sockets each of those has, and when it said so."""
@@ -56,6 +55,7 @@ class Shares:
 
     def elsewhere(self, user_id: str) -> int:
         """The user's sockets on other nodes, as far as it's known."""
+        self._forget_old(user_id)
         return sum(count for count, _ in self._others.get(user_id, {}).values())
 
     def came(self, user_id: str) -> None:
@@ -73,25 +73,30 @@ class Shares:
 
     async def run(self) -> None:
         """Repeat the counts, for those that were lost, and forget those of nodes that say nothing any more."""
+        pause = self._memory / REFRESHES_PER_LEASE
         while True:
             users = list(self._others)
             for start in range(0, len(users), AT_ONCE):
                 some = users[start : start + AT_ONCE]
                 for user_id in some:
                     self.refresh(user_id)
-                await asyncio.sleep(REFRESH * len(some) / len(users))
+                await asyncio.sleep(pause * len(some) / len(users))
             if not users:
-                await asyncio.sleep(REFRESH)
+                await asyncio.sleep(pause)
 
     def refresh(self, user_id: str) -> None:
         if user_id not in self._others:
             return
         self._tell(user_id)
-        long_ago = self._clock.monotonic() - MEMORY
-        others = self._others[user_id]
-        for node in [node for node, (_, heard) in others.items() if heard < long_ago]:
-            del others[node]
-        self._share(user_id)
+        self._forget_old(user_id)
+
+    def _forget_old(self, user_id: str) -> None:
+        others = self._others.get(user_id, {})
+        long_ago = self._clock.monotonic() - self._memory
+        if old := [node for node, (_, heard) in others.items() if heard < long_ago]:
+            for node in old:
+                del others[node]
+            self._share(user_id)
 
     def _tell(self, user_id: str, asks: bool = False) -> None:
         self._bus.notify(user_id, _NOTICE.pack(self._node, self._hub.count(user_id), asks))
