@@ -27,7 +27,6 @@ from duologue.domain.limits import ChatLimits
 from duologue.domain.ports import Pending
 from duologue.domain.rate import AddressBuckets
 from duologue.server.app import build_app
-from duologue.server.comparison import Comparison
 from duologue.server.gateway import ARGUMENTS, Gateway
 from duologue.server.outcomes import Outcomes
 from duologue.server.transport import SocketServer, TransportConfig
@@ -194,9 +193,8 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
         outcomes(batch)
 
     def bus_changed(healthy: bool) -> None:
-        comparison.bus_changed(healthy)
-        if healthy:
-            gateway.presence.review()
+        if gateway.reach is not None:
+            gateway.reach.bus_changed(healthy)
 
     def new_epoch() -> None:
         gateway.start_anew()
@@ -207,7 +205,6 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
     registry = None if isinstance(bus, LocalBus) else open_registry(store, settings)
     gateway = Gateway(store, bus, clock, limits, registry)
     outcomes = Outcomes(gateway.hub, gateway.presence, bus, store)
-    comparison = Comparison(gateway.hub, gateway.sessions, store)
     bus.connect(gateway.hub.receive)
     connections = AddressBuckets(settings.connect_rate, settings.connect_burst)
 
@@ -241,12 +238,10 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
 
     await bus.start()
     await gateway.start()
-    if registry is not None:
-        gateway.spawn(comparison.run(), "comparison")
     await transport.start()
     server = _Server(
         uvicorn.Config(
-            build_app(transport.asgi, CLIENT_FOLDER, lambda: () if bus.healthy else ("bus",)),
+            build_app(transport.asgi, CLIENT_FOLDER, gateway.without),
             http=transport.http_protocol_class(),
             # Asyncio drives both kinds of protocol; uvicorn's type names one of them.
             ws=cast("type[asyncio.Protocol]", transport.ws_protocol_class()),

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
+import aiohttp
+
 from tests.support import process
 from tests.support.client import ChatClient
 from tests.support.process import ServerProcess
@@ -18,6 +20,10 @@ from tests.support.talk import LATE, Talk
 
 TROUBLE = 90.0
 """Seconds that one trouble may take until people talk again."""
+
+
+HEALTH = 25.0
+"""Seconds in which a node has noticed whatever it says in its health."""
 
 
 class Fleet:
@@ -63,6 +69,16 @@ class RoamingClient(ChatClient):
     async def connect(self, timeout: float = 15.0) -> Self:
         self.url = self._choose()
         return await super().connect(timeout)
+
+
+async def until_health(url: str, wanted: dict[str, object]) -> None:
+    """Wait until the node at that address says this of its health."""
+    async with aiohttp.ClientSession() as http, asyncio.timeout(HEALTH):
+        while True:
+            async with http.get(f"{url}/health") as answer:
+                if await answer.json() == wanted:
+                    return
+            await asyncio.sleep(0.02)
 
 
 Trouble = Callable[[], object]

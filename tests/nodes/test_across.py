@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from cluster.nats import NatsServer
-from tests.nodes.fleet import Fleet
+from tests.nodes.fleet import Fleet, until_health
+from tests.nodes.people import connected, disconnected, watch
 from tests.support.checker import check
 from tests.support.client import ChatClient, Refused, stored_messages
 from tests.support.record import Record
@@ -29,14 +28,6 @@ def two(fleet: Fleet, database: str, nats: NatsServer) -> Fleet:
     for _ in range(2):
         fleet.add(database, nats.url, "--presence-lease", f"{LEASE}", "--presence-grace", "0.3")
     return fleet.start()
-
-
-async def _connected(client: ChatClient, user_id: str) -> None:
-    await client.wait_for(lambda event: event[0] == "user connected" and event[1][0]["userID"] == user_id)
-
-
-async def _disconnected(client: ChatClient, user_id: str) -> None:
-    await client.wait_for(lambda event: event == ("user disconnected", [user_id]))
 
 
 def _presence(client: ChatClient) -> list[str]:
@@ -70,16 +61,12 @@ async def test_who_comes_and_goes_elsewhere_is_seen(two: Fleet, guide: bool) -> 
     here, there = (node.url for node in two.nodes)
     async with ChatClient(here, "bob", guide=guide) as bob:
         ann = await ChatClient(there, "ann").connect()
-        if not guide:
-            answer = await bob.request("watch", {"users": [ann.user_id]})
-            assert answer["people"][0]["connected"]
-        else:
-            await _connected(bob, ann.user_id)
+        await watch(bob, ann)
         await ann.close()
-        await _disconnected(bob, ann.user_id)
+        await disconnected(bob, ann.user_id)
         bob.events.clear()
         await ann.connect()
-        await _connected(bob, ann.user_id)
+        await connected(bob, ann.user_id)
         async with ChatClient(there, "cat", guide=True) as cat:
             (users,) = await cat.wait_for_event("users")
             assert {user["username"]: user["connected"] for user in users} == {"ann": True, "bob": True, "cat": True}
@@ -90,7 +77,7 @@ async def test_who_moves_to_another_node_was_never_away(two: Fleet) -> None:
     here, there = (node.url for node in two.nodes)
     async with ChatClient(here, "bob", guide=True) as bob, ChatClient(there, "eve") as eve:
         ann = await ChatClient(there, "ann").connect()
-        await _connected(bob, ann.user_id)
+        await connected(bob, ann.user_id)
         for _ in range(3):
             ann.cut()
             await ann.wait_ended()
@@ -98,7 +85,7 @@ async def test_who_moves_to_another_node_was_never_away(two: Fleet) -> None:
             await ann.connect()
         # Whoever leaves after her is known to have left: her own leaving would have come before that.
         await eve.close()
-        await _disconnected(bob, eve.user_id)
+        await disconnected(bob, eve.user_id)
         assert ("user disconnected", [ann.user_id]) not in bob.events
         await ann.close()
 
@@ -106,9 +93,9 @@ async def test_who_moves_to_another_node_was_never_away(two: Fleet) -> None:
 async def test_the_people_of_a_killed_node_go_offline(two: Fleet) -> None:
     here, there = two.nodes
     async with ChatClient(here.url, "bob", guide=True) as bob, ChatClient(there.url, "ann") as ann:
-        await _connected(bob, ann.user_id)
+        await connected(bob, ann.user_id)
         there.kill()
-        await _disconnected(bob, ann.user_id)
+        await disconnected(bob, ann.user_id)
         (person,) = (await _directory(here.url, ann.user_id)).values()
         assert not person["connected"]
         assert person["lastSeen"] is not None
@@ -117,14 +104,14 @@ async def test_the_people_of_a_killed_node_go_offline(two: Fleet) -> None:
 async def test_a_node_that_stood_still_has_its_people_again(two: Fleet) -> None:
     here, there = two.nodes
     async with ChatClient(here.url, "bob", guide=True) as bob, ChatClient(there.url, "ann") as ann:
-        await _connected(bob, ann.user_id)
+        await connected(bob, ann.user_id)
         there.suspend()
         try:
-            await _disconnected(bob, ann.user_id)
+            await disconnected(bob, ann.user_id)
         finally:
             there.resume()
         bob.events.clear()
-        await _connected(bob, ann.user_id)
+        await connected(bob, ann.user_id)
 
 
 async def test_a_node_that_leaves_in_peace_makes_nobody_flicker(
@@ -137,13 +124,13 @@ async def test_a_node_that_leaves_in_peace_makes_nobody_flicker(
     here, there = fleet.nodes
     async with ChatClient(here.url, "bob", guide=True) as bob:
         ann = await ChatClient(there.url, "ann").connect()
-        await _connected(bob, ann.user_id)
+        await connected(bob, ann.user_id)
         assert there.terminate() == 0
         await ann.wait_ended()
         ann.url = here.url
         await ann.connect()
         async with ChatClient(here.url, "eve") as eve:
-            await _connected(bob, eve.user_id)
+            await connected(bob, eve.user_id)
         assert "user disconnected" not in _presence(bob)
         await ann.close()
 
@@ -162,31 +149,20 @@ async def test_who_was_on_a_node_that_left_was_seen_when_it_left(two: Fleet) -> 
         await bob.request("watch", {"users": [ann.user_id]})
         end = time.time_ns() // 1_000_000
         assert await asyncio.to_thread(there.terminate) == 0
-        await _disconnected(bob, ann.user_id)  # which is told once it's written down
+        await disconnected(bob, ann.user_id)  # which is told once it's written down
         seen = (await _directory(here.url, ann.user_id))[ann.user_id]["lastSeen"]
         assert isinstance(seen, int)
         assert seen >= end
 
 
 async def test_the_health_of_a_node_without_its_bus(own_nats: NatsServer, fleet: Fleet, database: str) -> None:
-
     fleet.add(database, own_nats.url)
     fleet.start()
-    async with aiohttp.ClientSession() as http:
-
-        async def until(wanted: Callable[[dict[str, object]], bool]) -> None:
-            async with asyncio.timeout(20):
-                while True:
-                    async with http.get(f"{fleet.url}/health") as answer:
-                        if wanted(await answer.json()):
-                            return
-                    await asyncio.sleep(0.02)
-
-        await until(lambda health: health == {"status": "ok"})
-        await asyncio.to_thread(own_nats.kill)
-        await until(lambda health: health == {"status": "degraded", "without": ["bus"]})
-        await asyncio.to_thread(own_nats.start)
-        await until(lambda health: health == {"status": "ok"})
+    await until_health(fleet.url, {"status": "ok"})
+    await asyncio.to_thread(own_nats.kill)
+    await until_health(fleet.url, {"status": "degraded", "without": ["bus"]})
+    await asyncio.to_thread(own_nats.start)
+    await until_health(fleet.url, {"status": "ok"})
 
 
 async def test_who_signs_out_is_signed_out_on_every_node(two: Fleet) -> None:

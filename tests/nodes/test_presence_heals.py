@@ -9,6 +9,7 @@ import pytest
 from cluster.nats import NatsServer
 from cluster.postgres import Postgres
 from tests.nodes.fleet import Fleet
+from tests.nodes.people import connected, disconnected, watching
 from tests.support.client import ChatClient
 from tests.support.proxy import Proxy
 
@@ -17,33 +18,12 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
 QUICK = ("--presence-lease", "1.5", "--presence-grace", "0.3")
 
 
-async def _watching(url: str, guide: bool, *whom: ChatClient) -> ChatClient:
-    """A client that has been told that these people are online."""
-    watcher = await ChatClient(url, "bob", guide=guide).connect()
-    if guide:
-        (users,) = await watcher.wait_for_event("users")
-        online = {user["userID"] for user in users if user["connected"]}
-    else:
-        answer = await watcher.request("watch", {"users": [each.user_id for each in whom]})
-        online = {person["userID"] for person in answer["people"] if person["connected"]}
-    assert {each.user_id for each in whom} <= online
-    return watcher
-
-
-async def _disconnected(client: ChatClient, user_id: str) -> None:
-    await client.wait_for(lambda event: event == ("user disconnected", [user_id]))
-
-
-async def _connected(client: ChatClient, user_id: str) -> None:
-    await client.wait_for(lambda event: event[0] == "user connected" and event[1][0]["userID"] == user_id)
-
-
 async def _known_to_be_gone(url: str, who: ChatClient) -> None:
     """Wait until the registry has it."""
     async with ChatClient(url, "dan", guide=True) as dan:
         (users,) = await dan.wait_for_event("users")
         if any(user["userID"] == who.user_id and user["connected"] for user in users):
-            await _disconnected(dan, who.user_id)
+            await disconnected(dan, who.user_id)
 
 
 @pytest.mark.parametrize("guide", [True, False], ids=["guide", "sync"])
@@ -55,9 +35,9 @@ async def test_who_came_and_went_while_the_bus_was_away(
     fleet.start()
     here, there = fleet.nodes
     async with ChatClient(there.url, "ann") as ann, ChatClient(there.url, "cat") as cat:
-        bob = await _watching(here.url, guide, ann, cat)
+        bob = await watching(here.url, guide, ann, cat)
         await cat.close()
-        await _disconnected(bob, cat.user_id)
+        await disconnected(bob, cat.user_id)
         bob.events.clear()
         mark = there.log_mark()
         await asyncio.to_thread(own_nats.kill)
@@ -66,8 +46,8 @@ async def test_who_came_and_went_while_the_bus_was_away(
         await ann.close()
         await _known_to_be_gone(there.url, ann)
         await asyncio.to_thread(own_nats.start)
-        await _disconnected(bob, ann.user_id)
-        await _connected(bob, cat.user_id)
+        await disconnected(bob, ann.user_id)
+        await connected(bob, cat.user_id)
         await bob.close()
 
 
@@ -79,14 +59,14 @@ async def test_who_goes_while_a_node_hears_nothing(fleet: Fleet, database: str, 
         await asyncio.to_thread(fleet.start)
         here, there = fleet.nodes
         ann = await ChatClient(there.url, "ann").connect()
-        bob = await _watching(here.url, True, ann)
+        bob = await watching(here.url, True, ann)
         mark = here.log_mark()
         await proxy.refuse()
         await asyncio.to_thread(here.wait_for_log, "NATS is away", since=mark)
         await ann.close()
         await _known_to_be_gone(there.url, ann)
         await proxy.accept()
-        await _disconnected(bob, ann.user_id)
+        await disconnected(bob, ann.user_id)
         await bob.close()
         await asyncio.to_thread(fleet.stop)
 
@@ -101,9 +81,9 @@ async def test_a_node_and_the_database_are_killed_together(
     fleet.start()
     here, there = fleet.nodes
     async with ChatClient(there.url, "ann") as ann:
-        bob = await _watching(here.url, guide, ann)
+        bob = await watching(here.url, guide, ann)
         await asyncio.to_thread(own_postgres.kill)
         there.kill()
         await asyncio.to_thread(own_postgres.start)
-        await _disconnected(bob, ann.user_id)
+        await disconnected(bob, ann.user_id)
         await bob.close()

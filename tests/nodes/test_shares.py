@@ -164,6 +164,19 @@ async def test_a_node_that_says_nothing_any_more_is_forgotten(nodes: list[Node],
     assert one.clients[0].sender._burst == ALLOWED // 2
 
 
+async def test_nodes_that_could_not_hear_each_other_at_first_ask_again(nodes: list[Node], clock: MovedClock) -> None:
+    """As if the bus had learnt of each subscription only after the other node's notice."""
+    one, two, _ = nodes
+    for node in (one, two):
+        node.come()
+        await node.bus.settled()
+    await _until(lambda: one.shares.elsewhere(ANN.id) == two.shares.elsewhere(ANN.id) == 1)
+    for node in (one, two):
+        node.shares._others.clear()
+    one.shares.ask(ANN.id)
+    await _until(lambda: one.shares.elsewhere(ANN.id) == two.shares.elsewhere(ANN.id) == 1)
+
+
 async def test_what_a_stranger_says_on_the_bus_is_harmless(nodes: list[Node]) -> None:
     one, two, _ = nodes
     one.come()

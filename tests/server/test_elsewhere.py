@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from duologue.bus.local import LocalBus
+from duologue.domain.limits import ChatLimits
 from duologue.domain.model import User
 from duologue.domain.ports import Registry
+from duologue.server import elsewhere as elsewhere_module
 from duologue.server.elsewhere import Elsewhere
 from duologue.store.postgres import PostgresStore
 from tests.store.conftest import ANN, NOBODY, TIMEOUT
@@ -18,6 +21,9 @@ from tests.support.clock import SetClock
 from tests.support.inside import LIMITS
 
 pytestmark = pytest.mark.asyncio
+
+LEASE = 0.6
+"""Seconds: a review is due that often."""
 
 
 class Here:
@@ -44,6 +50,7 @@ class Stumbling:
         self._registry = registry
         self.stumbles = 4
         self.leave, self.retire = registry.leave, registry.retire
+        self.node, self.nodes = registry.node, registry.nodes
 
     def _stumble(self) -> None:
         if self.stumbles:
@@ -64,9 +71,11 @@ class Stumbling:
 
 
 @asynccontextmanager
-async def node(store: PostgresStore, registry: Registry) -> AsyncIterator[tuple[Here, Elsewhere]]:
+async def node(
+    store: PostgresStore, registry: Registry, limits: ChatLimits = LIMITS
+) -> AsyncIterator[tuple[Here, Elsewhere]]:
     here = Here()
-    elsewhere = Elsewhere(registry, store, LocalBus(), LIMITS)
+    elsewhere = Elsewhere(registry, store, LocalBus(), limits)
     elsewhere.connect(here)
     task = asyncio.create_task(elsewhere.run())
     yield here, elsewhere
@@ -104,6 +113,16 @@ async def test_an_error_that_nobody_expected_is_survived(database: str) -> None:
             assert await here.said.get() == (ANN.id, True)
 
 
+class Counting(Stumbling):
+    def __init__(self, registry: Registry) -> None:
+        super().__init__(registry)
+        self.stumbles = self.asked = 0
+
+    async def online(self, users: Sequence[str]) -> frozenset[str]:
+        self.asked += 1
+        return await super().online(users)
+
+
 class Slow(Stumbling):
     """A registry whose renewals are on their way until the test lets them arrive."""
 
@@ -139,3 +158,30 @@ async def test_no_renewal_comes_after_the_node_has_left(database: str) -> None:
             await leaving
             while await other.online([ANN.id]):
                 await asyncio.sleep(0.01)
+
+
+async def test_what_watchers_were_told_is_remembered_of_however_many(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each review would tell them all again."""
+    monkeypatch.setattr(elsewhere_module, "MAX_TOLD", 1)
+    users = [User(f"{number:016x}", f"user {number}") for number in range(5)]
+    store = await _open(database)
+    for user in users:
+        await store.create_guest(user, user.id.encode())
+    registry = Counting(store.registry(30.0))
+    async with node(store, registry, msgspec.structs.replace(LIMITS, presence_lease=LEASE)) as (here, elsewhere):
+        here.users = [ANN.id, users[0].id]
+        for user in users:
+            elsewhere.watch(user.id)
+        async with asyncio.timeout(TIMEOUT):
+            told = {await here.said.get() for _ in users}
+            assert told == {(user.id, user is users[0]) for user in users}
+            asked = registry.asked
+            while registry.asked < asked + 3:
+                await asyncio.sleep(0.01)
+        assert here.said.empty()
+        here.users = [ANN.id]
+        await registry.leave([users[0].id])
+        async with asyncio.timeout(TIMEOUT):
+            assert await here.said.get() == (users[0].id, False)  # although nobody hinted at it

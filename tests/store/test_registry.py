@@ -102,6 +102,23 @@ async def test_who_leaves_in_peace_keeps_its_users_online_for_the_grace(store: P
     assert await other.online(USERS) == frozenset()
 
 
+async def test_the_nodes_that_have_given_a_sign_of_life_lately(store: PostgresStore) -> None:
+    one, *others = (store.registry(NEVER) for _ in range(4))
+    dead, leaving, _ = others
+    for node in (one, *others):
+        await node.renew([])
+    assert len({node.node for node in (one, *others)}) == 4
+    assert await one.nodes() == {node.node for node in others}
+    await leaving.retire(NEVER)
+    assert await one.nodes() == {node.node for node in others}
+    await leaving.retire(-1.0)
+    dead._lease = DEAD
+    await dead.renew([])
+    assert await one.nodes() == {others[2].node}
+    one._lease = DEAD  # whatever half of it is, those signs of life are older
+    assert await one.nodes() == frozenset()
+
+
 async def test_what_a_crash_of_the_database_empties_is_filled_again(own_postgres: Postgres) -> None:
     store = await _open(own_postgres.url)
     node = store.registry(NEVER)

@@ -177,6 +177,16 @@ class Registry(Protocol):
     Every method raises `Refusal(UNAVAILABLE)` when the registry can't answer, and may then be called again.
     """
 
+    @property
+    def node(self) -> str:
+        """This node's name, another at each start: hexadecimal digits."""
+        ...
+
+    async def nodes(self) -> frozenset[str]:
+        """The names of the other nodes that are alive and have renewed their lease lately, within half of it. So one that was
+        killed is soon none of them, long before its lease ends."""
+        ...
+
     async def arrive(self, users: Sequence[str]) -> None:
         """These users have sockets on this node now."""
         ...
@@ -217,8 +227,10 @@ class Bus(Protocol):
         ...
 
     async def settled(self) -> None:
-        """Return once every subscription made before the call is in effect, or it's known that the other nodes are out of
-        reach: what is read from the store after that misses nothing that was published before it was read."""
+        """Return once the bus has taken every subscription made before the call, or it's known that the bus is out of reach.
+        What is published at the same server of the bus from then on arrives, if anything does. Other servers may learn of a
+        subscription a moment later, and what is published there until then is lost: whoever reads the store after this
+        call, and relies on hearing of what changes, reads it once more a moment later."""
         ...
 
     def wanted(self, user: str, besides: int = 0) -> bool:

@@ -21,6 +21,7 @@ from duologue.server import events
 from duologue.server.fitting import read_fitting, roster_besides, roster_messages, sync_besides, sync_messages
 from duologue.server.hub import Client, Hub
 from duologue.server.presence import Presence
+from duologue.server.second_look import SecondLook
 from duologue.server.sessions import Sessions
 from duologue.server.shares import Shares
 from duologue.server.transport import Frame, Socket
@@ -44,7 +45,9 @@ class Admission:
         senders: Senders,
         store: Store,
         limits: ChatLimits,
+        newcomers: SecondLook | None,
     ) -> None:
+        """`newcomers`, where there are other nodes: users whose socket was brought up to date, and goes on by what it hears."""
         self._hub = hub
         self._bus = bus
         self._senders = senders
@@ -53,6 +56,7 @@ class Admission:
         self._shares = shares
         self._store = store
         self._limits = limits
+        self._newcomers = newcomers
         self._line = asyncio.Semaphore(ADMISSIONS_AT_ONCE)
 
     async def admit(self, socket: Socket, raw: msgspec.Raw | None) -> None:
@@ -93,6 +97,8 @@ class Admission:
         socket.send(Frame(encode_event("session", events.session(token, user))))
         socket.send(first())  # encoded only now, so that it says who is online now
         self._hub.go_live(client, version)
+        if self._newcomers is not None:
+            self._newcomers.note(user.id)
 
     async def _sync_page(self, user: User, since: object) -> tuple[int, Callable[[], Frame]]:
         limits = self._limits

@@ -5,8 +5,9 @@ whatever order the hints of a user who moves between nodes arrive. Hints go to t
 to for those whom its clients watch, and as `p.*` for clients of the guide's form while everybody is announced to everybody.
 Beyond that the node where somebody comes or goes hints at them to each of their acquaintances, at `g.<acquaintance>`.
 
-A hint may be lost. Whenever the bus says that some may have been, or the registry has lost what it knew, everybody whom
-clients here show is compared with the registry, and whoever is found otherwise than was told last is told anew.
+A hint may be lost. Once a lease, whenever the bus says that some may have been lost, and when the registry has lost what it
+knew, everybody whom clients here show is compared with the registry, and whoever is found otherwise than was told last is
+told anew. Whoever is newly shown here is compared by themselves, a moment later (`second_look`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from duologue.domain.identity import is_user_id
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import User
 from duologue.domain.ports import Bus, Registry, Store
+from duologue.server.second_look import SecondLook
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ MAX_LOOKS: Final = 100_000
 """Users who wait to be looked up; hints beyond that are dropped."""
 
 MAX_TOLD: Final = 100_000
-"""Users of whom it's remembered what was told last; of others it's told once more than need be."""
+"""Users who aren't watched of whom it's remembered what was told last; of others it's told once more than need be."""
 
 RETRY_PAUSE: Final = 1.0
 """Seconds until what failed is tried again."""
@@ -73,9 +75,11 @@ class Elsewhere:
         self._guides: dict[str, int] = {}
         """Users who are here with clients of the guide's form, and with how many."""
         self._follows_everybody = False
-        self._watched: set[str] = set()
+        self._watched: dict[str, bool | None] = {}
+        """Whether the watchers of a user were told last that they're online; None until they're told."""
         self._told: OrderedDict[str, bool] = OrderedDict()
-        """Whether whoever shows a user here was told last that they're online."""
+        """The same of those whom nobody watches, for whoever else shows them."""
+        self._newly_shown = SecondLook(self._compare_topics)
         self._lease = asyncio.Lock()
         """Held while the lease is renewed or given up, for a renewal that comes after its end would bring the users back."""
         self._retired = False
@@ -109,10 +113,11 @@ class Elsewhere:
     def told(self, user_id: str, online: bool, reader: str) -> None:
         """A client of the reader's was told that this user is online, or isn't. If the others here were told otherwise
         one of them is wrong, and all are told again."""
-        if self._told.setdefault(user_id, online) != online:
+        before = self._told_last(user_id)
+        if before is None:
+            self._remember(user_id, online)
+        elif before != online:
             self.look(user_id, reader)
-        elif len(self._told) > MAX_TOLD:
-            self._told.popitem(last=False)
 
     def review(self) -> None:
         """Hints may have been lost."""
@@ -120,11 +125,13 @@ class Elsewhere:
 
     def watch(self, user_id: str) -> None:
         """Somebody here is told of this user from now on."""
-        self._watched.add(user_id)
-        self._bus.subscribe_topic(f"p.{user_id}", self._hint)
+        self._watched[user_id] = self._told.pop(user_id, None)
+        self._subscribe(f"p.{user_id}")
 
     def unwatch(self, user_id: str) -> None:
-        self._watched.discard(user_id)
+        told = self._watched.pop(user_id)
+        if told is not None:
+            self._remember(user_id, told)
         self._bus.unsubscribe_topic(f"p.{user_id}")
 
     def expect(self, user_id: str) -> None:
@@ -132,7 +139,7 @@ class Elsewhere:
         count = self._guides.get(user_id, 0)
         self._guides[user_id] = count + 1
         if not count:
-            self._bus.subscribe_topic(f"g.{user_id}", self._hint)
+            self._subscribe(f"g.{user_id}")
         self._follow_everybody_or_not()
 
     def leave(self, user_id: str) -> None:
@@ -151,6 +158,7 @@ class Elsewhere:
             group.create_task(self._write())
             group.create_task(self._look_up())
             group.create_task(self._review())
+            group.create_task(self._newly_shown.run())
 
     async def retire(self) -> None:
         """This node leaves; who comes back elsewhere within the grace was never away. Raises `Refusal`."""
@@ -158,17 +166,32 @@ class Elsewhere:
         async with self._lease:
             await self._registry.retire(self._limits.presence_grace)
 
+    def _subscribe(self, topic: str) -> None:
+        self._bus.subscribe_topic(topic, self._hint)
+        self._newly_shown.note(topic)
+
+    def _told_last(self, user_id: str) -> bool | None:
+        return self._watched[user_id] if user_id in self._watched else self._told.get(user_id)
+
+    def _remember(self, user_id: str, online: bool) -> None:
+        if user_id in self._watched:
+            self._watched[user_id] = online
+        else:
+            self._told[user_id] = online
+            if len(self._told) > MAX_TOLD:
+                self._told.popitem(last=False)
+
     def _follow_everybody_or_not(self) -> None:
         wanted = bool(self._guides) and self._local.everybody_is_announced()
         if wanted and not self._follows_everybody:
-            self._bus.subscribe_topic(EVERYBODY, self._hint)
+            self._subscribe(EVERYBODY)
         elif self._follows_everybody and not wanted:
             self._bus.unsubscribe_topic(EVERYBODY)
         self._follows_everybody = wanted
 
     def _hint(self, topic: str, data: bytes) -> None:
         """From any node, this one included; a stranger on the bus may have sent anything."""
-        kind, _, name = topic.partition(".")
+        kind, name = _parts(topic)
         user_id = name if kind == "p" else data.decode(errors="replace")
         if is_user_id(user_id):
             self.look(user_id, name if kind == "g" else None)
@@ -272,14 +295,20 @@ class Elsewhere:
                     user = person.user
                     # One who came here while we asked is written down later, and is hinted at again then.
                     is_online = user.id in online or user.id in self._local.here()
-                    self._told[user.id] = is_online
-                    if len(self._told) > MAX_TOLD:
-                        self._told.popitem(last=False)
+                    self._remember(user.id, is_online)
                     self._local.tell(user, is_online, wanted[user.id])
 
     async def _review(self) -> None:
+        """Once a lease, and when something may have been lost: then once more a while after, for the servers of a bus that
+        is back learn of the subscriptions one after another."""
+        pause = self._limits.presence_lease
         while True:
-            await self._wake_reviewer.wait()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake_reviewer.wait()
+            except TimeoutError:
+                pass
+            lost = self._wake_reviewer.is_set()
             self._wake_reviewer.clear()
             try:
                 await self._compare(list(self._watched))
@@ -287,21 +316,42 @@ class Elsewhere:
                     await self._compare(await self._everybody())
                 else:
                     for user_id in list(self._guides):
-                        for peer in await self._peers(user_id):
-                            self.look(peer, user_id)  # for what `_told` has, another guide's client may have been told
+                        await self._compare_peers(user_id, all_again=lost)
+                pause = 0.0 if lost else self._limits.presence_lease
             except Exception as error:
                 logger.info("who is online is compared later: %r", error)
                 self._wake_reviewer.set()
             await asyncio.sleep(self._limits.presence_lease / BEATS_PER_LEASE)
 
-    async def _compare(self, users: list[str]) -> None:
+    async def _compare_topics(self, topics: list[str]) -> None:
+        """Compare those of whom somebody here is told since these topics were subscribed to."""
+        watched = [name for kind, name in map(_parts, topics) if kind == "p" and name in self._watched]
+        await self._compare(watched)
+        everybody = self._local.everybody_is_announced()
+        if EVERYBODY in topics and everybody:
+            await self._compare(await self._everybody())
+        for kind, name in map(_parts, topics):
+            if kind == "g" and name in self._guides and not everybody:
+                await self._compare_peers(name)
+
+    async def _compare_peers(self, user_id: str, all_again: bool = False) -> None:
+        """Those of whom this user's clients of the guide's form are told. What was told last was perhaps told to another's:
+        with `all_again` set they are looked up whatever it was."""
+        peers = await self._peers(user_id)
+        if not all_again:
+            await self._compare(peers, user_id)
+            return
+        for peer in peers:
+            self.look(peer, user_id)
+
+    async def _compare(self, users: list[str], acquaintance: str | None = None) -> None:
         """Look those users up who are found otherwise than was told of them."""
         for start in range(0, len(users), AT_ONCE):
             some = users[start : start + AT_ONCE]
             online = await self.online(some)
             for user_id in some:
-                if self._told.get(user_id) != (user_id in online or user_id in self._local.here()):
-                    self.look(user_id)
+                if self._told_last(user_id) != (user_id in online or user_id in self._local.here()):
+                    self.look(user_id, acquaintance)
 
     async def _everybody(self) -> list[str]:
         """Everybody who is announced to everybody."""
@@ -312,3 +362,8 @@ class Elsewhere:
             users += [person.user.id for person in page.people]
             place = page.next
         return users
+
+
+def _parts(topic: str) -> tuple[str, str]:
+    kind, _, name = topic.partition(".")
+    return kind, name

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -24,10 +24,13 @@ from duologue.server import events
 from duologue.server.admission import Admission
 from duologue.server.answers import refuse, refuse_connection
 from duologue.server.catchup import CatchUp
+from duologue.server.comparison import Comparison
 from duologue.server.elsewhere import Elsewhere
 from duologue.server.hub import LATE_HINT_PATIENCE, Client, Hub
 from duologue.server.presence import Presence
+from duologue.server.reach import Reach
 from duologue.server.requests import REQUESTS, Requests
+from duologue.server.second_look import SecondLook
 from duologue.server.sessions import Sessions
 from duologue.server.shares import Shares
 from duologue.server.transport import Socket
@@ -69,7 +72,6 @@ class Gateway:
     ) -> None:
         """`registry` is given where there are other nodes, which publish on the bus and write to the store."""
         alone = registry is None
-        self._several = not alone
         self._store = store
         self._bus = bus
         self._limits = limits
@@ -86,8 +88,19 @@ class Gateway:
         self.senders = Senders(store, clock, limits)
         self.sessions = Sessions(self.hub, store, bus, clock, self.spawn, ADMISSION_TIMEOUT)
         self.shares = Shares(self.hub, bus, clock, limits)
+        self._comparison = Comparison(self.hub, self.sessions, store)
+        self._newcomers = SecondLook(self._look_again)
+        self.reach = None if registry is None else Reach(registry, bus, self._reach_changed)
         self._admission = Admission(
-            self.hub, bus, self.presence, self.sessions, self.shares, self.senders, store, limits
+            self.hub,
+            bus,
+            self.presence,
+            self.sessions,
+            self.shares,
+            self.senders,
+            store,
+            limits,
+            None if alone else self._newcomers,
         )
         self._catch_up_line = asyncio.Semaphore(CATCH_UPS_AT_ONCE)
         self._catchup = CatchUp(self.hub, self.presence, store, limits)
@@ -109,8 +122,12 @@ class Gateway:
         self.sessions.start()
         self.shares.start()
         self.spawn(self.presence.run(), "presence")
-        if self._several:
+        if self.reach is not None:
             self.spawn(self.shares.run(), "shares")
+            self.spawn(self._comparison.run(), "comparison")
+            self.spawn(self._newcomers.run(), "newcomers")
+            self.reach.start()
+            self.spawn(self.reach.run(), "reach")
 
     def start_anew(self) -> None:
         """The store has another epoch: what the clients were told may not be so any more. They come back and sync from the
@@ -118,9 +135,25 @@ class Gateway:
         for client in self.hub.all_clients():
             client.socket.close("the store has another epoch")
 
+    def without(self) -> Sequence[str]:
+        """What the node does without for the time being, in words for its health."""
+        return () if self.reach is None else self.reach.without()
+
+    def _reach_changed(self, all_heard: bool) -> None:
+        self._comparison.bus_changed(all_heard)
+        if all_heard:
+            self.presence.review()
+
+    async def _look_again(self, newcomers: list[str]) -> None:
+        for user_id in newcomers:
+            self.shares.ask(user_id)
+        await self._comparison.compare(newcomers)
+
     async def leave(self) -> None:
         """The server is shutting down: what was submitted is still answered, everything new is refused."""
         self._draining = True
+        if self.reach is not None:
+            self.reach.leave()
         await self.presence.leave()
 
     async def stop(self) -> None:

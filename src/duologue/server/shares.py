@@ -64,6 +64,12 @@ class Shares:
         if count == 1 or user_id in self._others:
             self._tell(user_id, asks=count == 1)
 
+    def ask(self, user_id: str) -> None:
+        """The user came a moment ago and nothing was heard from elsewhere: of two nodes to which they come at once, each may
+        have said so before the bus knew that the other listens."""
+        if user_id not in self._others and self._hub.is_here(user_id):
+            self._tell(user_id, asks=True)
+
     def went(self, user_id: str) -> None:
         """A socket of the user was detached here."""
         if user_id in self._others:

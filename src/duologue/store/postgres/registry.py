@@ -23,6 +23,11 @@ _ONLINE = """
     WHERE owner = ANY($1::bigint[]) AND until > clock_timestamp()
 """
 
+_LIVELY = """
+    SELECT id FROM duologue.node
+    WHERE id <> $1 AND until > clock_timestamp() AND seen > clock_timestamp() - make_interval(secs => $2)
+"""
+
 _RENEW = """
     UPDATE duologue.node SET seen = clock_timestamp(), until = clock_timestamp() + make_interval(secs => $2)
     WHERE id = $1 RETURNING id
@@ -58,6 +63,16 @@ class PostgresRegistry:
         self._run = run
         self._lease = lease
         self._node = secrets.token_hex(8)
+
+    @property
+    def node(self) -> str:
+        return self._node
+
+    async def nodes(self) -> frozenset[str]:
+        async def query(connection: Connection) -> frozenset[str]:
+            return frozenset(node for (node,) in await connection.fetch(_LIVELY, self._node, self._lease / 2))
+
+        return await self._run(query, readonly=True)
 
     async def arrive(self, users: Sequence[str]) -> None:
         await self._execute(_ARRIVE, _keys(users), self._node)

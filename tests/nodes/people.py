@@ -1,0 +1,33 @@
+"""What one client is told of who is online."""
+
+from __future__ import annotations
+
+from tests.support.client import PATIENCE, ChatClient
+
+
+async def connected(client: ChatClient, user_id: str) -> None:
+    await client.wait_for(lambda event: event[0] == "user connected" and event[1][0]["userID"] == user_id)
+
+
+async def disconnected(client: ChatClient, user_id: str, timeout: float = PATIENCE) -> None:
+    await client.wait_for(lambda event: event == ("user disconnected", [user_id]), timeout)
+
+
+async def watching(url: str, guide: bool, *whom: ChatClient) -> ChatClient:
+    """A client that has been told that these people are online."""
+    watcher = await ChatClient(url, "bob", guide=guide).connect()
+    await watch(watcher, *whom)
+    return watcher
+
+
+async def watch(watcher: ChatClient, *whom: ChatClient) -> None:
+    """At once, or by an event, if the registry did not have it yet."""
+    if watcher.guide:
+        (users,) = await watcher.wait_for_event("users")
+        online = {user["userID"] for user in users if user["connected"]}
+    else:
+        answer = await watcher.request("watch", {"users": [each.user_id for each in whom]})
+        online = {person["userID"] for person in answer["people"] if person["connected"]}
+    for each in whom:
+        if each.user_id not in online:
+            await connected(watcher, each.user_id)
