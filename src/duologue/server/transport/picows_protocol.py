@@ -7,9 +7,11 @@ the transport's protocol.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import logging
+import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +30,19 @@ from duologue.server.transport.session import SERVICE_RESTART, Session
 from duologue.server.transport.websocket import WebsocketConnection
 
 if TYPE_CHECKING:
-    import asyncio
-
     from picows import WSListener, WSUpgradeRequest
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
 _READ_BUFFER = 2_048
 """Bytes per connection to begin with, picows' least; it grows with the frames."""
+
+_SHARE = 65_536
+"""Bytes that one connection may send in ..."""
+
+_SHARE_SECONDS = 0.01
+"""... so many seconds. Who sends more is read later: to refuse all of a flood at once would take the time of everybody, for
+libuv reads one socket up to 32 times before it looks at the next."""
 
 _KEY_BYTES = 16
 _VERSION = "13"
@@ -60,7 +67,7 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
     by_path.update({path.rstrip("/"): engine for path, engine in engines.items() if path != "/"})
 
     class WebsocketProtocol(WSProtocol):  # type: ignore[misc]
-        __slots__ = ("_connection", "_connections", "_raw_transport")
+        __slots__ = ("_connection", "_connections", "_raw_transport", "_since", "_taken")
 
         def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:  # noqa: ARG002 - uvicorn's
             largest = max(engine.limits.max_payload for engine in engines.values())
@@ -84,9 +91,13 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
             self._connections: set[Any] = server_state.connections
             self._connection: WebsocketConnection | None = None
             self._raw_transport: asyncio.Transport | None = None
+            self._taken = 0
+            self._since = 0.0
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             self._raw_transport = transport
+            # A read takes no more than the system has: picows' buffer grows to whatever a peer sends.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SHARE)
             self._connections.add(self)
             super().connection_made(transport)
 
@@ -110,6 +121,23 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
                 b"GET / HTTP/1.1\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
                 b"sec-websocket-key: " + key_or_refused.encode() + b"\r\n\r\n"
             )
+
+        def buffer_updated(self, nbytes: int) -> None:
+            super().buffer_updated(nbytes)
+            self._taken += nbytes
+            if self._taken >= _SHARE:
+                self._wait_for_the_others()
+
+        def _wait_for_the_others(self) -> None:
+            self._taken = 0
+            loop, transport = asyncio.get_running_loop(), self._raw_transport
+            now = loop.time()
+            early = self._since + _SHARE_SECONDS - now
+            self._since = now
+            if early > 0 and transport is not None and not transport.is_closing():
+                self._since += early
+                transport.pause_reading()
+                loop.call_later(early, _resume, transport)
 
         def shutdown(self) -> None:
             """uvicorn is going down."""
@@ -164,6 +192,11 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
                 data = data[size:]
 
     return WebsocketProtocol
+
+
+def _resume(transport: asyncio.Transport) -> None:
+    if not transport.is_closing():
+        transport.resume_reading()
 
 
 def _is_key(text: str) -> bool:
