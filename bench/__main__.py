@@ -1,4 +1,5 @@
-"""`make bench`: Duologue beside its peers, in rounds that take turns, and at the end which targets are met.
+"""`make bench`: Duologue beside its peers, in rounds that take turns, and at the end which targets are met; then several nodes
+(`bench.nodes`).
 
 The server runs on core 0, all its threads, the load on core 1. One round measures every peer once, each started anew,
 in an order that moves by one from round to round, so that whatever disturbs the machine disturbs all of them.
@@ -8,30 +9,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import hatch_build
+from bench import nodes
+from bench.facts import facts
 from bench.histories import History, lengths, reconnects, returns
-from bench.peers.launch import ROOT, node_command, running
+from bench.peers.launch import ROOT, running
 from bench.plots import draw
 from bench.profiling import profile
 from bench.report import summarise
 from bench.scenarios import Result, rotated, scenarios
 from bench.web import Size as WebSize
 from bench.web import long_history, traffic
-
-PACKAGES = (
-    "duologue", "picows", "uvloop", "uvicorn", "apsw", "msgspec", "python-socketio", "python-engineio", "websockets",
-)  # fmt: skip
 
 
 def say(what: str) -> None:
@@ -40,16 +33,13 @@ def say(what: str) -> None:
 
 def measure_all(options: argparse.Namespace, node: str) -> Iterator[Result]:
     web = WebSize(rounds=1, messages=1_000, echoes=30, traffic=600, rate=100, talks=3)
-    size = Size(rounds=2, seconds=1.5, overload=5, idle=500, herd=500, history=20_000, conversations=20, web=web)
+    size = Size(2, 1.5, overload=5, idle=500, herd=500, history=20_000, conversations=20, crowd=200, web=web)
     if not options.quick:
         web = WebSize(min(options.rounds, 3), 10_000, 300, options.traffic, 100, 20)
-        size = Size(options.rounds, options.seconds, 60, 15_000, 10_000, options.history, 500, web)
+        size = Size(options.rounds, options.seconds, 60, 15_000, 10_000, options.history, 500, 3_000, web)
 
-    def wanted(name: str) -> bool:
-        return not options.only or any(text in name for text in options.only)
-
-    for scenario in scenarios(size.rounds, size.seconds, size.idle, size.overload):
-        if not wanted(scenario.name):
+    for scenario in scenarios(size.rounds, size.seconds, size.idle, size.overload, size.crowd):
+        if not wanted(options, scenario.name):
             continue
         for turn in range(scenario.rounds):
             say(f"{scenario.name}: round {turn + 1} of {scenario.rounds}")
@@ -60,11 +50,15 @@ def measure_all(options: argparse.Namespace, node: str) -> Iterator[Result]:
                 say(f"  {headline(result)}")
                 yield result
     for name, results in histories(node, size).items():
-        if wanted(name):
+        if wanted(options, name):
             say(f"{name}; storing messages first")
             for result in results:
                 say(f"  {result['scenario']}: {headline(result)}")
                 yield result
+
+
+def wanted(options: argparse.Namespace, name: str) -> bool:
+    return not options.only or any(text in name for text in options.only)
 
 
 class Size(NamedTuple):
@@ -76,6 +70,8 @@ class Size(NamedTuple):
     history: int
     conversations: int
     """That each of the people with many conversations begins."""
+    crowd: int
+    """Who write to one another with somebody beside them."""
     web: WebSize
 
 
@@ -127,24 +123,6 @@ def headline(result: Result) -> str:
     )
 
 
-def facts(node: str) -> dict[str, Any]:
-    """What a reader needs to judge the figures or to repeat them."""
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    asked = subprocess.run([*node_command(node), "facts"], capture_output=True, text=True, timeout=30, check=True)
-    locked = json.loads((ROOT / "bench/peers/node/package-lock.json").read_text())["packages"]
-    return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{cpu[0].partition(':')[2].strip() if cpu else platform.machine()}, "
-        f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}",
-        "python": platform.python_version(),
-        **json.loads(asked.stdout),
-        **{name: locked[f"node_modules/{name}"]["version"] for name in ("socket.io", "ws", "bufferutil")},
-        **{name: version(name) for name in PACKAGES},
-        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -156,6 +134,7 @@ def main() -> None:
         metavar="TEXT",
         help="scenarios whose name contains this; may be given again for more",
     )
+    parser.add_argument("--without-nodes", action="store_true", help="leave out the several nodes at the end")
     parser.add_argument("--history", type=int, default=10_000_000, help="messages of the long history")
     parser.add_argument("--traffic", type=int, default=3_600, help="messages of the traffic that the web client gets")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", help="folder for the JSON and the table")
@@ -172,7 +151,7 @@ def main() -> None:
         with running(options.peer, node) as peer:
             print(profile(peer, options.out, options.sockets, options.window, options.pattern, int(options.seconds)))
         return
-    described = facts(node)
+    described = facts(node, "bench")
     if not described["bufferutil is native"]:
         say("the Node server runs without bufferutil's native addon: its figures are too low")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -181,11 +160,15 @@ def main() -> None:
         for result in measure_all(options, node):
             results.append(result)  # noqa: PERF402 -- what came before a failure has to stay
     finally:  # what was measured before a peer failed to start, or somebody lost patience, is worth keeping
-        (options.out / "results.json").write_text(json.dumps({"facts": described, "results": results}, indent=1) + "\n")
-        table = summarise(described, results)
-        (options.out / "results.md").write_text(table)
-        draw(results, options.out)
-    print(table)
+        if results:
+            table = summarise(described, results)
+            found = {"facts": described, "results": results}
+            (options.out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+            (options.out / "results.md").write_text(table)
+            draw(results, options.out)
+            print(table)
+    if not options.without_nodes and wanted(options, "several nodes"):
+        print(nodes.run(nodes.QUICK if options.quick else nodes.FULL, options.out, node, described))
 
 
 if __name__ == "__main__":

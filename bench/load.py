@@ -253,6 +253,16 @@ class Load:
             "calm_p99_ms": calm.get("p99_ms"),
         }
 
+    async def windows(self) -> dict[str, Any]:
+        """`rate` messages a second as long as standard input lasts; measures once for each line of it, and prints that."""
+        pace = asyncio.create_task(self.pace())
+        while await asyncio.to_thread(sys.stdin.readline):
+            await asyncio.sleep(self.options.warm_up)
+            self.latencies = array("q")
+            print(json.dumps(await self.measure()), flush=True)
+        pace.cancel()
+        return {}
+
     async def pace(self, note: bool = False) -> None:
         began, interval, sent = _now(), 1e6 / self.options.rate, 0
         senders = itertools.cycle(self.clients)
@@ -267,12 +277,20 @@ class Load:
 
     async def measure(self) -> dict[str, Any]:
         before, cpu, began = self.deliveries, _cpu(), time.monotonic()
+        from_ms = time.time_ns() // 1_000_000
         self.measuring = True
         await asyncio.sleep(self.options.seconds)
+        until_ms = time.time_ns() // 1_000_000
         took = time.monotonic() - began
         count, used = self.deliveries - before, _cpu() - cpu
         self.measuring = self.keep_sending = False
-        return {"deliveries_per_second": count / took, "load_cpu": used / took, **percentiles(self.latencies)}
+        return {
+            "deliveries_per_second": count / took,
+            "load_cpu": used / took,
+            "from_ms": from_ms,
+            "until_ms": until_ms,
+            **percentiles(self.latencies),
+        }
 
     async def settle(self) -> dict[str, Any]:
         """Wait until all that was sent has been delivered (and acknowledged), then judge the run.
@@ -341,7 +359,12 @@ async def _talk(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"connect_seconds": await load.connect(_guests(options), options.at_once)}
     load.prepare()
     print(json.dumps(result), flush=True)  # so that a profiler knows when to begin
-    scenarios = {"open": load.open_loop, "closed": load.closed_loop, "overload": load.overload}
+    scenarios = {
+        "open": load.open_loop,
+        "closed": load.closed_loop,
+        "overload": load.overload,
+        "windows": load.windows,
+    }
     result |= await scenarios[options.scenario]()
     result |= await load.settle()
     load.leave()
@@ -392,12 +415,12 @@ def allow_many_files() -> None:
 def main() -> None:
     allow_many_files()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scenario", choices=("closed", "open", "overload", "idle", "reconnect"))
+    parser.add_argument("scenario", choices=("closed", "open", "overload", "windows", "idle", "reconnect"))
     parser.add_argument("--url", required=True, action="append", help="of several nodes, the sockets take turns")
     parser.add_argument("--sockets", type=int, default=100)
     parser.add_argument("--at-once", type=int, default=50, help="sockets that sign in at the same time")
     parser.add_argument("--window", type=int, default=20, help="messages under way per socket (closed)")
-    parser.add_argument("--rate", type=float, default=1000, help="messages a second (open, overload)")
+    parser.add_argument("--rate", type=float, default=1000, help="messages a second (open, overload, windows)")
     parser.add_argument("--pattern", choices=("random", "circle", "pairs"), default="random")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--warm-up", type=float, default=2)

@@ -1,7 +1,7 @@
 """Somebody whom others must not feel, as a process of its own: a slow reader, a flooding sender, or a polling client.
 
-Started beside a load of people who write to one another (`bench.scenarios.neighbours`); says when it has begun, and goes on
-until its standard input ends.
+Started beside a load of people who write to one another (`bench.scenarios.neighbours`), with whom it shares a core and who come
+first there: what they feel is the server's doing. Says when it has begun, and goes on until its standard input ends.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
+import socket
 import sys
 import urllib.request
 import uuid
@@ -19,18 +21,23 @@ import picows
 import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from bench.frames import masked
+from bench.frames import MAX_SENDER, Sender, address, masked
 
 KINDS: Final = ("slow-reader", "flooder", "poller")
 
-CONTENT: Final = "x" * 4_000
+CONTENT: Final = "x" * 8_000
 """Long, so that the buffers of a reader who doesn't read are full soon."""
 
 FLOOD: Final = 64
 """Messages in one write of the flooder."""
 
-TO_SLOW: Final = 0.01
+TO_SLOW: Final = 0.002
 """Seconds between two messages to the slow reader."""
+
+RECEIVE_BUFFER: Final = 65_536
+"""Bytes that the system takes for the slow reader; it would take megabytes."""
+
+SIGN_IN: Final = 30.0
 
 
 class Guest(WSListener):
@@ -45,6 +52,8 @@ class Guest(WSListener):
         self.writable = asyncio.Event()
         self.writable.set()
         self.gone = asyncio.Event()
+        self.left: set[str] = set()
+        """Who was seen to leave."""
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self.transport = transport
@@ -59,11 +68,14 @@ class Guest(WSListener):
             self.user_id = json.loads(payload[2:])[1]["userID"]
         elif payload.startswith(b'42["users"'):
             self.ready.set_result(None)
+        elif payload.startswith(b'42["user disconnected"'):
+            self.left.add(json.loads(payload[2:])[1])
         elif payload == b"2":
             self.write(b"3")
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows'
         self.gone.set()
+        self.writable.set()
 
     def pause_writing(self) -> None:
         self.writable.clear()
@@ -77,8 +89,9 @@ class Guest(WSListener):
 
 async def guest(url: str, name: str) -> Guest:
     made = Guest(name)
-    await picows.ws_connect(lambda: made, url, max_frame_size=10_000_000)
-    await made.ready
+    async with asyncio.timeout(SIGN_IN):
+        await picows.ws_connect(lambda: made, url, max_frame_size=10_000_000)
+        await made.ready
     return made
 
 
@@ -88,25 +101,35 @@ def message(to: str, content: str, ack: int) -> bytes:
 
 
 async def slow_reader(url: str) -> None:
-    """Reads nothing more once it is signed in, while a friend writes to it. When it has been closed, it comes again."""
+    """Reads nothing more once it is signed in, while a friend writes to it. When it has been closed, which only the friend hears
+    of, it comes again; it has begun when that has happened once."""
     friend = await guest(url, "friend of the slow")
     for number in itertools.count():
         slow = await guest(url, f"slow reader {number}")
-        slow.transport.underlying_transport.pause_reading()
-        print("begun", flush=True)
-        while not slow.gone.is_set():
+        transport = slow.transport.underlying_transport
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        transport.pause_reading()
+        while slow.user_id not in friend.left:
             friend.write(message(slow.user_id, CONTENT, number))
             await asyncio.sleep(TO_SLOW)
+        slow.transport.disconnect(False)
+        print("begun", flush=True)
 
 
 async def flooder(url: str) -> None:
-    """Sends as much as the connection takes, and doesn't care for refusals."""
-    friend, wild = await guest(url, "friend of the wild"), await guest(url, "wild")
-    print("begun", flush=True)
+    """Sends as much as the connection takes, and doesn't care for refusals. When it has been closed, it comes again."""
+    friend = await guest(url, "friend of the wild")
+    to = address(friend.user_id)
+    sender, sent = Sender(MAX_SENDER, True, len(to)), itertools.count(1)
     for number in itertools.count():
-        await wild.writable.wait()
-        wild.write(*[message(friend.user_id, "flood", number)] * FLOOD)
-        await asyncio.sleep(0)
+        wild = await guest(url, f"wild {number}")
+        print("begun", flush=True)
+        while not wild.gone.is_set():
+            await wild.writable.wait()
+            wild.transport.underlying_transport.write(
+                b"".join(sender.frame(each, 0, to) for each in itertools.islice(sent, FLOOD))
+            )
+            await asyncio.sleep(0)
 
 
 async def poller(url: str) -> None:
@@ -150,6 +173,8 @@ def main() -> None:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--url", required=True)
     options = parser.parse_args()
+    # Runs when nobody else wants the core.
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     uvloop.run(_main(options.kind, options.url))
 
 

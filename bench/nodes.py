@@ -1,16 +1,17 @@
-"""Several nodes, beside the guide's Part IV: `python -m bench.nodes`.
+"""Several nodes, beside the guide's Part IV: `python -m bench.nodes`, and at the end of `make bench`.
 
 Duologue on PostgreSQL and NATS, every message on disk and acknowledged, against the guide's servers on Node with the Redis
-adapter and messages in Redis' memory. All that serves shares core 0, the load has core 1; partners are on different nodes, so
-that every delivery crosses from one to another. Writes docs/benchmarks/nodes.json and nodes.md.
+adapter and messages in Redis' memory. All that serves shares core 0, the load has core 1; with "two cores" what serves may use
+both, one of which it shares with the load. Partners are on different nodes, so that every delivery crosses from one to another.
+Writes docs/benchmarks/nodes.json and nodes.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
-import shlex
 import signal
 import statistics
 import subprocess
@@ -21,17 +22,20 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import asyncpg
 import psutil
 
 import hatch_build
-from bench.__main__ import facts
+from bench.facts import facts
+from bench.nodes_report import IDLE, PEERS, TWO_CORES, table
 from bench.peers.launch import (
     LOAD_CORE,
     ROOT,
     SERVER_CORE,
     STOP_TIMEOUT,
+    UNLIMITED,
     free_port,
     pinned,
     serve_command,
@@ -40,26 +44,111 @@ from bench.peers.launch import (
 from cluster.nats import NatsServer
 from cluster.postgres import Postgres
 
-PEERS: Final = ("duologue", "node")
 LOAD_TIMEOUT: Final = 300.0
 
+TRANSACTIONS: Final = 40
+"""Of which one sees what the database alone takes."""
+
+WINDOW: Final = 20
+"""Messages that each socket keeps under way where it goes as fast as it can."""
+
+IDLE_RATE: Final = 20
+"""Messages a second of a system that has nothing to do: each finds everybody waiting."""
+
+_BATCHES: Final = """
+    SELECT coalesce(sum(size), 0), coalesce(avg(size), 0), coalesce(percentile_disc(0.5) WITHIN GROUP (ORDER BY size), 0),
+        coalesce(max(size), 0)
+    FROM (SELECT count(*) AS size FROM duologue.message WHERE at >= {} AND at < {} GROUP BY xmin::text) AS batch
+"""
+"""A batch is a transaction, and each row has the number of that which wrote it."""
+
 Result = dict[str, Any]
+
+
+class Scenario(NamedTuple):
+    name: str
+    load: str
+    """Of `bench.load`."""
+    flags: tuple[str, ...]
+    cores: str = SERVER_CORE
+    window: int = 0
+    """Messages that each socket keeps under way; 0 if it sends by the clock."""
+
+
+class Size(NamedTuple):
+    counts: tuple[int, ...]
+    rounds: int
+    seconds: float
+    sockets: int = 100
+    rate: float = 1000
+
+    def scenarios(self) -> list[Scenario]:
+        busy = ("closed", ("--window", f"{WINDOW}"))
+        return [
+            Scenario("throughput", *busy, window=WINDOW),
+            Scenario(f"{self.rate:g} a second", "open", ("--rate", f"{self.rate:g}")),
+            Scenario(IDLE, "open", ("--rate", f"{IDLE_RATE}")),
+            Scenario(TWO_CORES, *busy, f"{SERVER_CORE},{LOAD_CORE}", WINDOW),
+        ]
+
+
+FULL: Final = Size((2, 4, 8), 3, 4)
+QUICK: Final = Size((2,), 1, 1.5)
 
 
 class Nodes:
     """What runs: the nodes' URLs, all processes, and how many bytes have gone through what connects them."""
 
-    def __init__(self, bus_bytes: Callable[[], int]) -> None:
+    def __init__(self, bus_bytes: Callable[[], int], postgres: Postgres | None = None) -> None:
         self.ports: list[int] = []
         self.processes: dict[str, list[psutil.Process]] = {}
         self.bus_bytes = bus_bytes
+        self._postgres = postgres
 
     def urls(self) -> list[str]:
         return [f"ws://127.0.0.1:{port}/socket.io/?EIO=4&transport=websocket" for port in self.ports]
 
     def cpu(self) -> dict[str, float]:
-        """Seconds of processor time so far, by component."""
-        return {name: sum(map(_cpu, processes)) for name, processes in self.processes.items()}
+        """Seconds of processor time so far, by component; of the nodes also that of the threads which run their loops."""
+        used = {name: sum(map(_cpu, processes)) for name, processes in self.processes.items()}
+        loops = sum(map(_main_thread_cpu, self.processes["nodes"]))
+        return {**used, "loops": loops, "other_threads": used["nodes"] - loops}
+
+    def alone(self) -> Result:
+        """What the database alone takes for a transaction, while nothing else happens."""
+        return {} if self._postgres is None else {"database_p50_ms": asyncio.run(_transaction_ms(self._postgres.url))}
+
+    def batches(self, from_ms: int, until_ms: int) -> Result:
+        """The messages of a batch, of those that were written in this time."""
+        if self._postgres is None:
+            return {}
+        _, mean, median, most = self._postgres.sql(_BATCHES.format(from_ms, until_ms)).split("|")
+        return {"batch_mean": float(mean), "batch_p50": int(median), "batch_max": int(most)}
+
+
+async def _transaction_ms(url: str) -> float:
+    """Median milliseconds of a transaction that goes to the database as often as that of a batch: to begin, to lock, to read,
+    to write and to commit. One at a time, at the pace of IDLE_RATE: what rests between two is slower than what runs."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("CREATE TABLE bench_row AS SELECT 1 AS id, '' AS content")
+        took = []
+        for _ in range(TRANSACTIONS):
+            await asyncio.sleep(1 / IDLE_RATE)
+            began = time.perf_counter()
+            async with connection.transaction():
+                await connection.fetch("SELECT id FROM bench_row WHERE id = $1 FOR NO KEY UPDATE", 1)
+                await connection.fetch("SELECT content FROM bench_row WHERE id = $1", 1)
+                await connection.execute("UPDATE bench_row SET content = $2 WHERE id = $1", 1, "x" * 100)
+            took.append((time.perf_counter() - began) * 1000)
+        await connection.execute("DROP TABLE bench_row")
+    finally:
+        await connection.close()
+    return statistics.median(took)
+
+
+def _main_thread_cpu(process: psutil.Process) -> float:
+    return sum((each.user_time + each.system_time for each in process.threads() if each.id == process.pid), 0.0)
 
 
 def _cpu(process: psutil.Process) -> float:
@@ -71,43 +160,53 @@ def _cpu(process: psutil.Process) -> float:
 
 
 @contextmanager
-def duologue(count: int) -> Iterator[Nodes]:
+def _cores(cores: str) -> Iterator[None]:
+    """What is started meanwhile, with all its threads, stays on these."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@contextmanager
+def duologue(count: int, cores: str) -> Iterator[Nodes]:
     with ExitStack() as stack:
         # PostgreSQL gets one of its own, into which it lets nobody else.
         folder, own = (
             Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duologue-bench-"))) for _ in range(2)
         )
         monitor = free_port()
-        postgres = stack.enter_context(Postgres(own))
-        nats = stack.enter_context(NatsServer(folder, ("-m", str(monitor))))
-        for server in (postgres, nats):
-            _pin(server.pid)
-        nodes = Nodes(lambda: _nats_bytes(monitor))
+        with _cores(cores):
+            postgres = stack.enter_context(Postgres(own))
+            nats = stack.enter_context(NatsServer(folder, ("-m", str(monitor))))
+        nodes = Nodes(lambda: _nats_bytes(monitor), postgres)
         nodes.processes = {"postgresql": [psutil.Process(postgres.pid)], "nats": [psutil.Process(nats.pid)]}
         shared = ["--database", postgres.url, "--bus", nats.url]
-        _start(stack, nodes, count, lambda port: serve_command(port, folder / "unused", *shared))
+        _start(stack, nodes, count, cores, lambda port: serve_command(port, folder / "unused", *UNLIMITED, *shared))
         yield nodes
 
 
 @contextmanager
-def guide(count: int, node: str) -> Iterator[Nodes]:
+def guide(count: int, cores: str, node: str) -> Iterator[Nodes]:
     with ExitStack() as stack:
         port = free_port()
         # The guide's Redis keeps nothing on disk.
         redis = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        process = stack.enter_context(_running(pinned(SERVER_CORE, redis), port))
+        process = stack.enter_context(_running(pinned(cores, redis), port))
         nodes = Nodes(lambda: _redis_bytes(port))
         nodes.processes = {"redis": [psutil.Process(process.pid)]}
         script = str(ROOT / "bench/peers/node/cluster.js")
-        _start(stack, nodes, count, lambda own: [node, script, str(own), str(port)])
+        _start(stack, nodes, count, cores, lambda own: [node, script, str(own), str(port)])
         yield nodes
 
 
-def _start(stack: ExitStack, nodes: Nodes, count: int, command: Callable[[int], list[str]]) -> None:
+def _start(stack: ExitStack, nodes: Nodes, count: int, cores: str, command: Callable[[int], list[str]]) -> None:
     nodes.processes["nodes"] = []
     for _ in range(count):
         port = free_port()
-        process = stack.enter_context(_running(pinned(SERVER_CORE, command(port)), port))
+        process = stack.enter_context(_running(pinned(cores, command(port)), port))
         nodes.ports.append(port)
         nodes.processes["nodes"].append(psutil.Process(process.pid))
 
@@ -129,12 +228,6 @@ def _running(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]
             process.wait()
 
 
-def _pin(pid: int) -> None:
-    process = psutil.Process(pid)
-    for each in (process, *process.children(recursive=True)):
-        each.cpu_affinity([int(SERVER_CORE)])
-
-
 def _nats_bytes(port: int) -> int:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=10) as answer:
         state = json.load(answer)
@@ -150,6 +243,7 @@ def _redis_bytes(port: int) -> int:
 
 
 def measure(nodes: Nodes, peer: str, scenario: str, *flags: str) -> Result:
+    alone = nodes.alone() if scenario == "open" else {}
     urls = [part for url in nodes.urls() for part in ("--url", url)]
     acks = ["--acks"] if peer == "duologue" else []
     command = [sys.executable, "-m", "bench.load", scenario, *urls, *acks, "--pattern", "pairs", *flags]
@@ -170,24 +264,43 @@ def measure(nodes: Nodes, peer: str, scenario: str, *flags: str) -> Result:
     for name, seconds in nodes.cpu().items():
         result[f"{name}_cpu_us_per_message"] = (seconds - cpu[name]) / count * 1e6
         result[f"{name}_cpu"] = (seconds - cpu[name]) / took
-    return result
+    return {**result, **alone, **nodes.batches(result["from_ms"], result["until_ms"])}
 
 
-def measure_all(options: argparse.Namespace, node: str) -> Iterator[Result]:
-    starts: dict[str, Callable[[int], Any]] = {"duologue": duologue, "node": lambda count: guide(count, node)}
-    seconds = ("--seconds", str(options.seconds), "--sockets", str(options.sockets))
-    for count in options.nodes:
-        for turn in range(options.rounds):
-            for peer in PEERS if turn % 2 == 0 else reversed(PEERS):
-                with starts[peer](count) as nodes:
-                    for name, scenario, flags in (
-                        ("throughput", "closed", ("--window", "20")),
-                        (f"{options.rate:g} a second", "open", ("--rate", str(options.rate))),
-                    ):
-                        figures = measure(nodes, peer, scenario, *flags, *seconds)
-                        result = {"peer": peer, "nodes": count, "scenario": name, "round": turn, **figures}
-                        print(_headline(result), file=sys.stderr, flush=True)
-                        yield result
+def measure_all(size: Size, node: str) -> Iterator[Result]:
+    starts: dict[str, Callable[[int, str], Any]] = {
+        "duologue": duologue,
+        "node": lambda count, cores: guide(count, cores, node),
+    }
+    how = ("--seconds", str(size.seconds), "--sockets", str(size.sockets))
+    scenarios = size.scenarios()
+    for count in size.counts:
+        for turn in range(size.rounds):
+            for cores in dict.fromkeys(scenario.cores for scenario in scenarios):
+                for peer in PEERS if turn % 2 == 0 else reversed(PEERS):
+                    with starts[peer](count, cores) as nodes:
+                        for each in scenarios:
+                            if each.cores == cores:
+                                figures = measure(nodes, peer, each.load, *each.flags, *how)
+                                if each.window:
+                                    figures["under_way_per_node"] = size.sockets * each.window / count
+                                result = {"peer": peer, "nodes": count, "scenario": each.name, "round": turn, **figures}
+                                print(_headline(result), file=sys.stderr, flush=True)
+                                yield result
+
+
+def run(size: Size, out: Path, node: str, described: dict[str, Any]) -> str:
+    """Measure, write the figures to the folder `out`, and return the table."""
+    results: list[Result] = []
+    try:
+        for result in measure_all(size, node):
+            results.append(result)  # noqa: PERF402 -- what came before a failure has to stay
+    finally:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "nodes.json").write_text(json.dumps({"facts": described, "results": results}, indent=1) + "\n")
+        found = table(described, results)
+        (out / "nodes.md").write_text(found)
+    return found
 
 
 def _headline(result: Result) -> str:
@@ -200,68 +313,18 @@ def _headline(result: Result) -> str:
     )
 
 
-MEASURES: Final = (
-    ("deliveries_per_second", "deliveries/s", "{:,.0f}"),
-    ("p50_ms", "p50 ms", "{:.2f}"),
-    ("p99_ms", "p99 ms", "{:.2f}"),
-    ("bus_bytes_per_message", "bytes on the bus a message, in and out", "{:,.0f}"),
-    ("nodes_cpu_us_per_message", "µs of CPU a message, nodes", "{:.1f}"),
-    ("postgresql_cpu_us_per_message", "µs of CPU a message, PostgreSQL", "{:.1f}"),
-    ("nats_cpu_us_per_message", "µs of CPU a message, NATS", "{:.1f}"),
-    ("redis_cpu_us_per_message", "µs of CPU a message, Redis", "{:.1f}"),
-    ("load_cpu", "load CPU", "{:.0%}"),
-)
-
-
-def table(described: dict[str, Any], results: list[Result]) -> str:
-    lines = ["# Several nodes", "", *(f"- {name}: {value}" for name, value in described.items()), ""]
-    for scenario in dict.fromkeys(each["scenario"] for each in results):
-        counts = list(dict.fromkeys(each["nodes"] for each in results))
-        columns = [(count, peer) for count in counts for peer in PEERS]
-        lines += [f"## {scenario}, partners on different nodes", ""]
-        lines.append("| | " + " | ".join(f"{peer}, {count} nodes" for count, peer in columns) + " |")
-        lines.append("|---" * (len(columns) + 1) + "|")
-        for measure_name, title, form in MEASURES:
-            cells = [_cell(results, scenario, *column, measure_name, form) for column in columns]
-            if any(cells):
-                lines.append(f"| {title} | " + " | ".join(cell or "-" for cell in cells) + " |")
-        lines.append("")
-    invalid = [each for each in results if not each["valid"]]
-    lines += [f"INVALID rounds: {len(invalid)}", ""] if invalid else []
-    return "\n".join(lines)
-
-
-def _cell(results: list[Result], scenario: str, count: int, peer: str, measure_name: str, form: str) -> str:
-    found = [
-        each[measure_name]
-        for each in results
-        if (each["scenario"], each["nodes"], each["peer"]) == (scenario, count, peer)
-        and each["valid"]
-        and measure_name in each
-    ]
-    return form.format(statistics.median(found)) if found else ""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.nodes", description=__doc__)
-    parser.add_argument("--nodes", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--sockets", type=int, default=100)
-    parser.add_argument("--rate", type=float, default=1000, help="messages a second of the second scenario")
+    parser.add_argument("--nodes", type=int, nargs="+", default=FULL.counts)
+    parser.add_argument("--rounds", type=int, default=FULL.rounds)
+    parser.add_argument("--seconds", type=float, default=FULL.seconds)
+    parser.add_argument("--sockets", type=int, default=FULL.sockets)
+    parser.add_argument("--rate", type=float, default=FULL.rate, help="messages a second of the second scenario")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks")
     options = parser.parse_args()
     node = str(hatch_build.find_node()[0])
-    described = {**facts(node), "command": shlex.join(["python", "-m", "bench.nodes", *sys.argv[1:]])}
-    results: list[Result] = []
-    try:
-        for result in measure_all(options, node):
-            results.append(result)  # noqa: PERF402 -- what came before a failure has to stay
-    finally:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "nodes.json").write_text(json.dumps({"facts": described, "results": results}, indent=1) + "\n")
-        (options.out / "nodes.md").write_text(table(described, results))
-    print(table(described, results))
+    size = Size(tuple(options.nodes), options.rounds, options.seconds, options.sockets, options.rate)
+    print(run(size, options.out, node, facts(node, "bench.nodes")))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -42,7 +45,7 @@ BOTH: Final = ("duologue", "node")
 RATES: Final = (1_000, 5_000, 20_000)
 
 
-def scenarios(rounds: int, seconds: float, idle_sockets: int, overload_seconds: float) -> list[Scenario]:
+def scenarios(rounds: int, seconds: float, idle_sockets: int, overload_seconds: float, crowd: int) -> list[Scenario]:
     found = []
     for sockets, window in ((100, 20), (1000, 4)):
         for pattern in ("random", "circle", "pairs"):
@@ -59,7 +62,9 @@ def scenarios(rounds: int, seconds: float, idle_sockets: int, overload_seconds: 
         Scenario("ceiling of the load, 100 sockets", throughput(100, 20, "random", seconds), 1, (RELAY,)),
         *(Scenario(f"open loop, {rate:,} a second", paced(100, rate, seconds), rounds, BOTH) for rate in RATES),
         Scenario("overload", overload(seconds, overload_seconds), 1, OURS),
-        Scenario("neighbours, 2,000 a second", neighbours(2_000, seconds), rounds, (LIMITED,)),
+        Scenario(
+            f"neighbours, {crowd:,} sockets, 2,000 a second", neighbours(crowd, 2_000, seconds), rounds, (LIMITED,)
+        ),
         # Not python-socketio: nobody compares with it here. The guide's announcements are left out: at 15,000 people
         # they would be 112 million, for many minutes.
         Scenario(f"idle, {idle_sockets:,} sockets", idle(idle_sockets), 1, BOTH, flags=("quiet",)),
@@ -84,7 +89,11 @@ def outcome(command: list[str]) -> Result:
 
 
 def load_command(scenario: str, peer: Peer, *flags: str) -> list[str]:
-    acks = ["--acks"] if peer.name in ("duologue", LIMITED) and scenario in ("closed", "open", "overload") else []
+    acks = (
+        ["--acks"]
+        if peer.name in ("duologue", LIMITED) and scenario in ("closed", "open", "overload", "windows")
+        else []
+    )
     return pinned(LOAD_CORE, [sys.executable, "-m", "bench.load", scenario, "--url", peer.url, *acks, *flags])
 
 
@@ -103,33 +112,78 @@ def throughput(sockets: int, window: int, pattern: str, seconds: float, *flags: 
     return measure
 
 
-def neighbours(rate: float, seconds: float) -> Measure:
-    """The p99 of people who write to one another, alone and beside somebody of each kind of `bench.neighbour`."""
+def neighbours(sockets: int, rate: float, seconds: float) -> Measure:
+    """The p99 of people who write to one another, with somebody of each kind of `bench.neighbour` beside them in turn, and
+    alone before, between and after. They are the same people all the time: others who left would be announced later."""
 
     def measure(peer: Peer) -> Result:
-        how = ("--sockets", "100", "--rate", str(rate), "--pattern", "circle", "--seconds", str(seconds))
-        result: Result = {"valid": True}
-        for kind in ("alone", *KINDS, "alone again"):
-            with beside(peer, kind):
-                found = load("open", peer, *how)
-            result["valid"] = result["valid"] and found["valid"]
-            result[f"{kind}_p99_ms"] = found.get("p99_ms")
-        return result
+        how = (
+            "--sockets",
+            str(sockets),
+            "--rate",
+            str(rate),
+            "--pattern",
+            "circle",
+            "--seconds",
+            str(seconds),
+            "--sync",
+        )
+        with subprocess.Popen(
+            load_command("windows", peer, *how), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as people:
+            killer = threading.Timer(LOAD_TIMEOUT, people.kill)
+            killer.start()
+            try:
+                return _windows(people, peer)
+            except _LoadEnded as ended:
+                people.kill()
+                return {"valid": False, "refusal": str(ended)}
+            finally:
+                killer.cancel()
 
     return measure
 
 
+class _LoadEnded(Exception):
+    """The load has ended, or was, before it said what it had to."""
+
+
+def _windows(people: subprocess.Popen[str], peer: Peer) -> Result:
+    assert people.stdin is not None
+    assert people.stdout is not None
+    _said(people)  # everybody is signed in
+    alone: list[float] = []
+    result: Result = {}
+    for kind in (None, *itertools.chain.from_iterable((each, None) for each in KINDS)):
+        with nullcontext() if kind is None else beside(peer, kind):
+            people.stdin.write("\n")
+            people.stdin.flush()
+            p99 = _said(people)["p99_ms"]
+        if kind is None:
+            alone.append(p99)
+        else:
+            result[f"{kind}_p99_ms"] = p99
+    people.stdin.close()
+    return {**_said(people), **result, "alone_p99_ms": statistics.median(alone), "alone_worst_p99_ms": max(alone)}
+
+
+def _said(people: subprocess.Popen[str]) -> Result:
+    assert people.stdout is not None
+    line = people.stdout.readline()
+    if not line:
+        raise _LoadEnded("the load ended too early")
+    result: Result = json.loads(line)
+    return result
+
+
 @contextmanager
 def beside(peer: Peer, kind: str) -> Iterator[None]:
-    if kind not in KINDS:
-        yield
-        return
     command = pinned(LOAD_CORE, [sys.executable, "-m", "bench.neighbour", kind, "--url", peer.url])
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as neighbour:
         assert neighbour.stdout is not None
-        if not neighbour.stdout.readline():
-            raise RuntimeError(f"the neighbour ({kind}) could not begin")
         try:
+            if not neighbour.stdout.readline():
+                raise RuntimeError(f"the neighbour ({kind}) could not begin")
             yield
         finally:
             neighbour.kill()

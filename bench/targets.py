@@ -137,13 +137,11 @@ def _herd(results: Results) -> Iterator[Verdict]:
 
 def _neighbours(results: Results) -> Iterator[Verdict]:
     for name in _names(results, "neighbours"):
-        alone = [
-            found for each in ("alone", "alone again") if (found := median(results, name, LIMITED, f"{each}_p99_ms"))
-        ]
+        alone = median(results, name, LIMITED, "alone_p99_ms")
         for kind in KINDS:
             beside = median(results, name, LIMITED, f"{kind}_p99_ms")
-            if alone and beside is not None:
-                most = NEIGHBOUR * max(alone)
+            if alone is not None and beside is not None:
+                most = NEIGHBOUR * alone
                 wanted = f"{name}: p99 beside a {kind} at most {NEIGHBOUR:g} x alone"
                 yield wanted, f"{beside:.2f} of {most:.2f} ms", beside <= most
 
