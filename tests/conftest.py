@@ -2,6 +2,7 @@
 
 --seed N             repeat a random run: `rng` follows from it and from the test's name
 --torture            also run the tests marked `torture` (so does `-m torture`)
+--soak-minutes N     how long the long soak lasts (default: 30)
 --echo-command CMD   run the conformance and interoperability tests against another echo server that takes the same arguments
 """
 
@@ -31,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("duologue")
     group.addoption("--seed", type=int, default=None, help="seed of the random tests (default: a fresh one)")
     group.addoption("--torture", action="store_true", help="also run the tests marked `torture`")
+    group.addoption("--soak-minutes", type=float, default=30, help="how long the long soak lasts (default: 30)")
     group.addoption("--echo-command", default=None, help="the echo server to test instead of examples/echo_server.py")
 
 
@@ -66,9 +68,9 @@ def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
 
 class StartServer(Protocol):
     def __call__(
-        self, *arguments: str, data: Path | None = None, env: Mapping[str, str] | None = None
+        self, *arguments: str, data: Path | None = None, env: Mapping[str, str] | None = None, module: str = "duologue"
     ) -> ServerProcess:
-        """Start `duologue serve` with `arguments` on the folder `data` (the test's own if None)."""
+        """Start `duologue serve` with `arguments` on the folder `data` (the test's own if None); see `process.duologue`."""
         ...
 
 
@@ -98,14 +100,16 @@ def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Sta
         postgres: Postgres | None = request.getfixturevalue("postgres") if clustered else None
         bus: NatsServer | None = request.getfixturevalue("nats") if clustered else None
 
-        def start(*arguments: str, data: Path | None = None, env: Mapping[str, str] | None = None) -> ServerProcess:
+        def start(
+            *arguments: str, data: Path | None = None, env: Mapping[str, str] | None = None, module: str = "duologue"
+        ) -> ServerProcess:
             folder = data or tmp_path / "data"
             if postgres is not None and bus is not None:
                 # What is one folder's there is one database's here.
                 if folder not in databases:
                     databases[folder] = stack.enter_context(postgres.database())
                 arguments = ("--database", databases[folder], "--bus", bus.url, *arguments)
-            server = process.duologue(folder, *arguments, env=env)
+            server = process.duologue(folder, *arguments, env=env, module=module)
             servers.append(server)
             return server.start()
 

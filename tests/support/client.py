@@ -328,6 +328,11 @@ class ChatClient:
                 self._on_users(arguments[0])
             case "sync":
                 self.pages = [arguments[0]]
+                if arguments[0]["reset"]:
+                    # At once: what comes live behind it is to be kept.
+                    self._held.clear()
+                    self.heads.clear()
+                    self.log.reset = True
                 self._settle_connect()
             case "private message":
                 self._on_message(arguments[0])
@@ -384,10 +389,6 @@ class ChatClient:
         """Take the first page, fetch the others, fill the gaps; only then does the cursor move."""
         first = self.pages[0]
         since = self.cursor
-        if first["reset"]:
-            self._held.clear()
-            self.heads.clear()
-            self.log.reset = True
         gaps = self._take_page(first)
         token = first["next"]
         while token is not None:

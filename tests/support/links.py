@@ -69,10 +69,17 @@ class WebsocketLink(WSListener):
         except Exception as failure:
             # picows has errors of its own for every stage of the handshake; a client has one reaction to all of them.
             raise LinkFailed(repr(failure)) from failure
+        except asyncio.CancelledError:
+            link._ended = True  # for the handshake, with which picows goes on although nobody waits for it
+            if link._transport is not None:
+                link._transport.disconnect(False)
+            raise
         return link
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self._transport = transport
+        if self._ended:
+            transport.disconnect(False)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type == WSMsgType.TEXT:

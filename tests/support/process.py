@@ -115,6 +115,11 @@ class ServerProcess:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def ask_what_it_holds(self, collect: bool = False) -> None:
+        """SIGUSR1 or, to have it collect its garbage before, SIGUSR2, which only `tests.support.watched` understands; the answer
+        is a line of the log."""
+        self._signal(signal.SIGUSR2 if collect else signal.SIGUSR1)
+
     def wait(self, timeout: float = EXIT_TIMEOUT) -> int:
         """Wait for the end; returns the exit code, negative for a signal. Raises `ServerFailed` after `timeout`."""
         process = self._running()
@@ -168,6 +173,9 @@ class ServerProcess:
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def threads(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/task"))
 
     # -- log --------------------------------------------------------------------------------------------------------
 
@@ -270,9 +278,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def duologue(data: Path, *arguments: str, env: Mapping[str, str] | None = None) -> ServerProcess:
-    """`duologue serve` on the folder `data`; not started yet."""
-    command = [sys.executable, "-m", "duologue", "serve", "--host", HOST, "--data", str(data), *arguments]
+def duologue(
+    data: Path, *arguments: str, env: Mapping[str, str] | None = None, module: str = "duologue"
+) -> ServerProcess:
+    """`duologue serve` on the folder `data`, or what `module` makes of it; not started yet."""
+    command = [sys.executable, "-m", module, "serve", "--host", HOST, "--data", str(data), *arguments]
     return ServerProcess(command, env=env)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -125,6 +126,8 @@ class Record:
     """Device -> reader, of those who asked for everything at the end and so must have it."""
     broken: list[str] = field(default_factory=list)
     """What a client found wrong by itself, such as a page that left out a message without a gap."""
+    _opened: Counter[str] = field(default_factory=Counter, repr=False)
+    """Sockets of each device."""
     _acknowledged: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     async def until_acknowledged(self, count: int) -> None:
@@ -138,8 +141,8 @@ class Record:
         await self.until_acknowledged(len(self.acks) + more)
 
     def open_socket(self, reader: str, device: str) -> SocketLog:
-        number = sum(log.device == device for log in self.sockets) + 1
-        log = SocketLog(reader, device, number)
+        self._opened[device] += 1
+        log = SocketLog(reader, device, self._opened[device])
         self.sockets.append(log)
         return log
 
