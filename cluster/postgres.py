@@ -123,6 +123,12 @@ class Postgres:
         self._run("pg_ctl", "promote", "-w", "-D", str(self.folder / "data"))
         self._primary = None
 
+    def follow(self, primary: Postgres) -> None:
+        """Forget everything and come back, on the same port, as a standby of another server."""
+        shutil.rmtree(self.folder / "data")
+        self._primary = primary
+        self.start()
+
     def until_replicated(self) -> None:
         """Wait until the standby has all that there is."""
         query = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_lsn()"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import aiohttp
 
@@ -85,17 +86,32 @@ Trouble = Callable[[], object]
 """Called in a thread, or awaited if it's a coroutine function."""
 
 
-async def talk_through(fleet: Fleet, rng: random.Random, *troubles: Trouble, late: float = LATE) -> None:
-    """Let people talk on all nodes, and let each of the troubles happen amid it; then judge everything."""
+class Course(NamedTuple):
+    """What has happened: all that was said, and when each trouble began and ended."""
+
+    talk: Talk
+    troubles: list[tuple[float, float]]
+
+
+async def talk_through(
+    fleet: Fleet, rng: random.Random, *troubles: Trouble, late: float = LATE, calm: float = 0.0
+) -> Course:
+    """Let people talk on all nodes, and let each of the troubles happen amid it, with so many seconds of calm before the first
+    and after each; then judge everything."""
     talk = Talk(fleet.client, rng)
+    course = Course(talk, [])
     await talk.begin()
     talking = asyncio.create_task(talk.talk())
     try:
+        await talk.go_on(calm)
         for trouble in troubles:
             async with asyncio.timeout(TROUBLE):
                 await talk.record.acknowledged(rng.randrange(20, 120))
+                began = time.monotonic()
                 await (trouble() if inspect.iscoroutinefunction(trouble) else asyncio.to_thread(trouble))
+                course.troubles.append((began, time.monotonic()))
                 await talk.record.acknowledged(20)
+                await talk.go_on(calm)
             assert not talking.done()
         async with asyncio.timeout(TROUBLE):
             talk.stop()
@@ -105,3 +121,4 @@ async def talk_through(fleet: Fleet, rng: random.Random, *troubles: Trouble, lat
         talking.cancel()
         await asyncio.wait([talking])
         await talk.end()
+    return course

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from tests.support.checker import check
 from tests.support.client import ChatClient, ConnectionLost, NoAnswer, stored_messages
@@ -21,8 +22,18 @@ LATE = 5.0
 RECOVERY = 60.0
 """Seconds in which everybody has to be back after the last failure."""
 
+FEWEST = 50
+"""Messages of which a 99th percentile says something."""
+
 LIFE = 600.0
 """Seconds that no life of a server lasts."""
+
+
+class Said(NamedTuple):
+    """When somebody began to send a message, and the seconds until it was acknowledged, all its attempts included."""
+
+    began: float
+    took: float
 
 
 class Talk:
@@ -34,6 +45,7 @@ class Talk:
         self.people = [make(f"person {number}", self.record) for number in range(PEOPLE)]
         self.second = make("person 0", self.record)
         """Another device of the first person."""
+        self.said: list[Said] = []
         self._rng = rng
         self._stop = False
 
@@ -51,6 +63,17 @@ class Talk:
 
     def stop(self) -> None:
         self._stop = True
+
+    async def go_on(self, seconds: float) -> None:
+        """Let them talk for so long, and until the next word is acknowledged."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            await self.record.acknowledged(1)
+
+    def p99(self, since: float, until: float) -> float:
+        """Of what was begun in that time: the seconds in which 99 of 100 were acknowledged. Infinite for too few to tell."""
+        took = sorted(each.took for each in self.said if since <= each.began < until)
+        return took[len(took) * 99 // 100] if len(took) >= FEWEST else math.inf
 
     async def judge(self, late: float = LATE) -> None:
         stored = await self._patiently(lambda: stored_messages(self.people))
@@ -83,7 +106,9 @@ class Talk:
         while not self._stop:
             number += 1
             to = self._rng.choice(self.people).user_id
+            began = time.monotonic()
             await person.send_surely(to, f"{person.device} says {number}")
+            self.said.append(Said(began, time.monotonic() - began))
 
     async def _listen(self) -> None:
         while True:
