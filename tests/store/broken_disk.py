@@ -38,16 +38,20 @@ class BrokenDisk(apsw.VFS):
     def lose_power(self, folder: Path, survivor: Path) -> None:
         """Copy to `survivor` what of `folder` a loss of power at this instant would have left."""
         with self.lock:
-            survivor.mkdir()
-            for file in folder.iterdir():
-                if file.name.endswith("-shm"):
-                    continue
-                shutil.copy(file, survivor / file.name)
-                with open(survivor / file.name, "r+b") as copy:
-                    for offset, before, size in reversed(self.undo.get(str(file), [])):
-                        copy.seek(offset)
-                        copy.write(before)
-                        copy.truncate(size)
+            self.copy(folder, survivor)
+
+    def copy(self, folder: Path, survivor: Path, *, power_lost: bool = True) -> None:
+        """As `lose_power`, or what a killed process leaves. The caller holds the lock, or is asked in `check`."""
+        survivor.mkdir()
+        for file in folder.iterdir():
+            if file.name.endswith("-shm"):
+                continue
+            shutil.copy(file, survivor / file.name)
+            with open(survivor / file.name, "r+b") as copy:
+                for offset, before, size in reversed(self.undo.get(str(file), []) if power_lost else []):
+                    copy.seek(offset)
+                    copy.write(before)
+                    copy.truncate(size)
 
 
 class _File(apsw.VFSFile):
@@ -72,8 +76,8 @@ class _File(apsw.VFSFile):
             super().xTruncate(size)
 
     def xSync(self, flags: int) -> None:  # noqa: N802 - apsw's names
-        self._disk.check("sync")
-        super().xSync(flags)
         with self._disk.lock:
+            self._disk.check("sync")
+            super().xSync(flags)
             self._disk.syncs += 1
             self._disk.undo.pop(self._name, None)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import apsw
 
+from duologue.domain.errors import StoreFailed
 from duologue.store.ledger import MessageRow
 from duologue.store.sqlite import journal
 from duologue.store.sqlite.bulk import BulkInsert
@@ -128,11 +129,15 @@ class Filing:
     @contextmanager
     def _unsynced(self) -> Iterator[None]:
         """Commits are in order and whole, and the next one that is synced takes them along."""
-        self._connection.pragma("synchronous", "NORMAL")
         try:
+            self._connection.pragma("synchronous", "NORMAL")  # in force as soon as it's parsed, also if it fails then
             yield
         finally:
-            self._connection.pragma("synchronous", self._synchronous)
+            try:
+                self._connection.pragma("synchronous", self._synchronous)
+            except apsw.Error as error:
+                # Whatever it was for: the next batch would be acknowledged before it is on disk.
+                raise StoreFailed(f"the database can't be made to sync again: {error}") from error
 
 
 def file(connection: apsw.Connection, identities: Identities, entries: Sequence[Entry]) -> None:
