@@ -7,7 +7,9 @@ import itertools
 import random
 import shutil
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -16,7 +18,9 @@ from duologue.domain.errors import Code, Refusal, StoreFailed, StoreUnusable
 from duologue.domain.model import User
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt, Store
 from duologue.store import committer
-from duologue.store.sqlite import SqliteStore, filing, writer
+from duologue.store.sqlite import SqliteStore, chunked, filing, schema, writer
+from duologue.store.sqlite.connection import open_writer
+from duologue.store.sqlite.files import DATABASE
 
 from .broken_disk import BrokenDisk
 from .conftest import Bench
@@ -256,3 +260,54 @@ async def test_a_batch_is_not_acknowledged_by_a_connection_that_does_not_sync(be
             await bench.send(PEOPLE[0], PEOPLE[1])
     assert bench.returned[-1].failure in (None, Code.UNAVAILABLE)
     assert [type(failure) for failure in bench.failures] == [StoreFailed]
+
+
+async def test_a_folder_of_the_first_schema_whatever_interrupts_its_migration(
+    bench: Bench, rng: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunked, "_AT_ONCE", rng.choice((1, 7, 10_000)))
+    await bench.open()
+    await bench.people(*PEOPLE)
+    for number in range(0, 1_000, 20):
+        await bench.commit(*(some(rng, number + n, bench.returned) for n in range(20)))
+    await bench.commit(PendingMessage(PEOPLE[0].id, PEOPLE[0].id, "long", "\U0001f469" * 200_000, None))
+    await bench.close()
+    reference = Reference()
+    reference.take(bench.returned)
+    await asyncio.to_thread(write_first_schema, tmp_path / "first", reference, monkeypatch)
+    for attempt in range(4):
+        folder = tmp_path / f"first-{attempt}"
+        shutil.copytree(tmp_path / "first", folder)
+        await check_interrupted_starts(folder, rng)
+        other = Bench(folder)
+        await other.open()
+        await check_goes_on(other, reference, bench.returned)
+        await other.close()
+
+
+def write_first_schema(folder: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = schema._files()
+    folder.mkdir()
+    (folder / DATABASE).touch()
+    connection = open_writer(folder / DATABASE, 1.0, "FULL")
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_files", lambda: files[:1])
+        schema.migrate(connection, 0, {})
+    schema.write(connection, "incarnation", "of then")
+    keys = {user.id: key for key, user in enumerate(reversed(PEOPLE), 1)}
+    connection.executemany("INSERT INTO person VALUES (?, ?, ?, NULL)", [(keys[u.id], u.id, u.name) for u in PEOPLE])
+    messages: list[tuple[Any, ...]] = [
+        (
+            *sorted((keys[m.sender], keys[m.recipient])), m.seq, m.rev, keys[m.sender], m.id, m.at, m.sender_version,
+            m.recipient_version, m.content,
+        )
+        for held in reference.messages.values()
+        for m in held
+    ]  # fmt: skip
+    messages.sort(key=itemgetter(5))
+    connection.executemany("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", messages)
+    for me in PEOPLE:
+        for change in reference.at(me.id, reference.version(me.id)):
+            row = (keys[me.id], keys[change.peer], change.seq, change.seq, *change.mine, *change.theirs, change.version)
+            connection.execute("INSERT INTO dialog VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    connection.close()

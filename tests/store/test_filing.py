@@ -163,6 +163,20 @@ async def test_a_batch_that_failed_leaves_nothing(ready: Bench) -> None:
     await check_pages(ready, [*first, *retries])
 
 
+async def test_receipts_alone_are_filed_as_well(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long nobody writes a message, and nobody is silent for long enough."""
+    monkeypatch.setattr(filing, "RIPE_CHANGES", 20)
+    monkeypatch.setattr(committer, "LEISURE", 60.0)
+    await ready.commit(*(PendingMessage(ANN.id, BOB.id, f"id {number}", "x", None) for number in range(200)))
+    longest = 0
+    for seq in range(1, 200):
+        await ready.mark(BOB, ANN, read=seq)
+        longest = max(longest, ask(ready.folder / DATABASE, "SELECT count(*) FROM journal")[0][0])
+    assert 15 < longest < 45
+    page = await ready.store.sync(ANN.id, None, None, 9, 9, 9)
+    assert page.conversations[0].theirs.read == 199
+
+
 async def test_a_folder_of_the_first_schema(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     files = schema._files()
     bench.folder.mkdir()

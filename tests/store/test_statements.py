@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import apsw
 import pytest
 
+from duologue.domain.model import User
 from duologue.domain.ports import PendingMessage
-from duologue.store.sqlite import queries
+from duologue.store import committer
+from duologue.store.sqlite import SqliteStore, filing, queries
 from duologue.store.sqlite.connection import open_reader
 from duologue.store.sqlite.young import Known
 
@@ -35,7 +38,7 @@ def _cost(bench: Bench, query: Callable[[apsw.Connection], object]) -> tuple[int
     return len(statements), steps[0]
 
 
-NONE: dict[str, list[Known]] = {user.id: [] for user in (ANN, BOB, CAT)}
+NONE: dict[str, dict[str, Known]] = {user.id: {} for user in (ANN, BOB, CAT)}
 """Nothing is young once the store was closed."""
 
 
@@ -70,3 +73,34 @@ async def test_a_long_absence_is_found_in_few_steps(ready: Bench) -> None:
     await ready.close()
     short = _cost(ready, lambda c: queries.sync(c, NONE, BOB.id, 19_990, None, 50, 50, 500))[1]
     assert _cost(ready, lambda c: queries.sync(c, NONE, BOB.id, 10_000, None, 50, 50, 500))[1] <= short + 20
+
+
+async def test_a_page_costs_the_same_however_many_of_ones_conversations_are_young(
+    ready: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of somebody to whom everybody writes, some conversations in the tables and many in memory."""
+    monkeypatch.setattr(filing, "RIPE", 10**6)
+    monkeypatch.setattr(committer, "LEISURE", 0.0)
+    crowd = [User(f"{number:016x}", f"user {number}") for number in range(1_000)]
+    await asyncio.gather(*(ready.store.create_guest(user, user.id.encode()) for user in crowd))
+    for text in ("filed", "young"):
+        if text == "young":
+            await ready.close()
+            monkeypatch.setattr(committer, "LEISURE", 60.0)
+            await ready.open()
+        for start in range(0, 1_000, 500):
+            some = crowd[start : start + 500]
+            await ready.commit(*(PendingMessage(user.id, ANN.id, text, text, None) for user in some))
+    assert isinstance(ready.store, SqliteStore)
+    young = ready.store._writer._young
+    assert len(young.of(ANN.id)) == 1_000
+    few = dict(list(young.of(ANN.id).items())[-60:])
+    costs = [
+        _cost(ready, lambda c, known=known: queries.sync(c, {ANN.id: known}, ANN.id, None, None, 50, 1, 500))
+        for known in (few, young.of(ANN.id))
+    ]
+    assert costs[0][0] == costs[1][0]
+    assert costs[1][1] <= costs[0][1] + 20
+    page = await ready.store.sync(ANN.id, None, None, 50, 1, 500)
+    assert [each.peer for each in page.conversations] == crowd[:-51:-1]
+    assert {each.messages[0].content for each in page.conversations} == {"young"}

@@ -99,7 +99,7 @@ class Stored(NamedTuple):
 
 
 Touched = tuple[Head, str, str]
-"""A conversation that a batch changes, with the ids of its two people."""
+"""A conversation that a batch changes, with the ids of its low and its high side."""
 
 
 LoadAccounts = Callable[[Sequence[str]], Iterable[tuple[str, Account]]]
@@ -180,7 +180,9 @@ class Ledger:
                 self._read()
                 head = heads[pair]
             if pair not in touched:
-                touched[pair] = (head, work.sender, work.recipient)
+                touched[pair] = (
+                    (head, work.sender, work.recipient) if mine <= yours else (head, work.recipient, work.sender)
+                )
             seq = head.seq = head.seq + 1
             rev = head.rev = head.rev + 1
             version = sender.version = sender.version + 1
@@ -297,7 +299,8 @@ class Ledger:
         work.read, work.received = new_read, new_received
         if new_read == read and new_received == received:
             return
-        self._touched.setdefault((head.low, head.high), (head, work.user, work.peer))
+        sides = (head, work.user, work.peer) if is_low else (head, work.peer, work.user)
+        self._touched.setdefault((head.low, head.high), sides)
         work.user_version = user.version = user.version + 1
         if user is peer:
             work.peer_version = work.user_version

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+import heapq
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import apsw
@@ -78,29 +80,33 @@ class Dialog(NamedTuple):
         return self.seq - len(self.young)
 
 
-def young_version(me: int, known: Iterable[Known]) -> int:
+def young_version(me: int, known: Mapping[str, Known]) -> int:
     """The user's last version in memory, or 0."""
-    return max((state[9] if state[0] == me else state[10] for state, _ in known), default=0)
+    return max([each.version(me) for each in known.values()], default=0)
 
 
 def dialogs(
-    connection: apsw.Connection, me: int, known: Sequence[Known], since: int, before: int, limit: int
+    connection: apsw.Connection, me: int, known: Mapping[str, Known], since: int, before: int, limit: int
 ) -> list[Dialog]:
     """The user's conversations whose version is in between, the greatest first, at most `limit`."""
+    found: list[Dialog] = []
+    if known and limit:
+        young = [each for each in known.values() if since < each.version(me) < before]
+        if len(young) > limit:
+            young = heapq.nlargest(limit, young, key=lambda each: each.version(me))
+            since = young[-1].version(me)  # what changed before that has no place in the page
+        found = list(_young(connection, me, young))
     rows: Any = connection.execute(_CHANGED, (me, since, before, limit + len(known)))
-    found = [_dialog(peer, User(id, name), rest, ()) for peer, id, name, *rest in rows]
-    if known:
-        young = {dialog.key: dialog for dialog in _young(connection, me, known)}
-        found = [dialog for dialog in found if dialog.key not in young]
-        found += [dialog for dialog in young.values() if since < dialog.version < before]
-        found.sort(key=lambda dialog: dialog.version, reverse=True)
+    old = (_dialog(peer, User(id, name), rest, ()) for peer, id, name, *rest in rows if id not in known)
+    found += itertools.islice(old, limit)
+    rows.close()
+    found.sort(key=lambda dialog: dialog.version, reverse=True)
     return found[:limit]
 
 
-def dialog_with(connection: apsw.Connection, me: int, them: int, peer: User, known: Iterable[Known]) -> Dialog | None:
-    for each in known:
-        if (each.state[0], each.state[1]) == (min(me, them), max(me, them)):
-            return _of_state(me, peer, each)
+def dialog_with(connection: apsw.Connection, me: int, them: int, peer: User, known: Known | None) -> Dialog | None:
+    if known is not None:
+        return _of_state(me, peer, known)
     row: Any
     for row in connection.execute(_WITH, (me, them)):
         return _dialog(them, peer, row, ())

@@ -31,6 +31,9 @@ crash. With more of them fewer pages are written (docs/decisions/store-sqlite.md
 RIPE_CHARACTERS: Final = 8_000_000
 """Characters of messages at which a sweep begins: they may be long."""
 
+RIPE_CHANGES: Final = 65_536
+"""Changes of conversations at which a sweep begins, each in one batch: of receipts alone a journal could get as long."""
+
 MOST: Final = 4
 """Times the above at which writes are refused, for the tables can't be written: the disk is full, or the database locked."""
 
@@ -78,14 +81,12 @@ class Filing:
 
     @property
     def overdue(self) -> bool:
-        young = self._young
-        return young.messages > MOST * RIPE or young.characters > MOST * RIPE_CHARACTERS
+        return self._is_ripe(MOST)
 
     def after_batch(self, size: int, number: int) -> None:
         """File what is due after a batch of `size` writes, of which the journal's last row has this number."""
-        young = self._young
         if not self._sweep:
-            if young.messages < RIPE and young.characters < RIPE_CHARACTERS:
+            if not self._is_ripe():
                 return
             self._begin_sweep(number)
         self._file(max(PORTION, FILED_PER_NEW * size))
@@ -98,6 +99,14 @@ class Filing:
             self._begin_sweep(number)
         self._file(LEISURE_PORTION)
         return bool(self._young.entries)
+
+    def _is_ripe(self, times: int = 1) -> bool:
+        young = self._young
+        return (
+            young.messages >= times * RIPE
+            or young.characters >= times * RIPE_CHARACTERS
+            or young.changes >= times * RIPE_CHANGES
+        )
 
     def _begin_sweep(self, number: int) -> None:
         # In the order of the conversations, whose chunks and identities are neighbours then.

@@ -51,7 +51,7 @@ def unfiled(connection: apsw.Connection) -> list[Entry]:
             pair = state[0], state[1]
             entry = found.get(pair)
             if entry is None:
-                entry = found[pair] = Entry(state, ())
+                entry = found[pair] = Entry(state, ("", ""))
                 filed[pair] = int(str(connection.execute(_FILED, pair).get or 0))
             entry.state = state
             entry.rows += [each for each in rows or () if each[0] > filed[pair]]

@@ -74,19 +74,21 @@ def directory(connection: apsw.Connection, after: str, limit: int) -> DirectoryP
     return DirectoryPage(tuple(found[:limit]), found[limit - 1].user.id)
 
 
-def peers(connection: apsw.Connection, known: Mapping[str, list[Known]], user: str, limit: int) -> list[str]:
+def peers(connection: apsw.Connection, known: Mapping[str, Mapping[str, Known]], user: str, limit: int) -> list[str]:
     me, _ = _person(connection, user)
     return [dialog.peer.id for dialog in dialogs(connection, me, known[user], 0, MAX_VERSION, limit)]
 
 
-def versions(connection: apsw.Connection, known: Mapping[str, list[Known]], users: Sequence[str]) -> dict[str, int]:
+def versions(
+    connection: apsw.Connection, known: Mapping[str, Mapping[str, Known]], users: Sequence[str]
+) -> dict[str, int]:
     rows = _rows(connection, _VERSIONS, (_json([one for one in users if one.isascii()]),))
     return {user: max(version, young_version(key, known[user])) for user, key, version in rows}
 
 
 def sync(
     connection: apsw.Connection,
-    known: Mapping[str, list[Known]],
+    known: Mapping[str, Mapping[str, Known]],
     user: str,
     since: int | None,
     before: int | None,
@@ -119,7 +121,7 @@ def sync(
 
 def roster(
     connection: apsw.Connection,
-    known: Mapping[str, list[Known]],
+    known: Mapping[str, Mapping[str, Known]],
     user: str,
     everybody_up_to: int,
     acquaintances: int,
@@ -153,7 +155,7 @@ def roster(
 
 def history(
     connection: apsw.Connection,
-    known: Mapping[str, list[Known]],
+    known: Mapping[str, Mapping[str, Known]],
     user: str,
     peer: str,
     before: int | None,
@@ -164,7 +166,7 @@ def history(
     them = connection.execute(_PERSON_KEY, (peer,)).get if peer.isascii() else None
     if them is None:
         raise Refusal(Code.UNKNOWN_USER)
-    dialog = dialog_with(connection, me, int(str(them)), User(peer, ""), known[user])
+    dialog = dialog_with(connection, me, int(str(them)), User(peer, ""), known[user].get(peer))
     wanted = history_range(dialog.seq if dialog is not None else 0, before, after, limit)
     if dialog is None:
         return HistoryPage((), wanted.more)

@@ -71,7 +71,7 @@ class Readers:
     async def run_for(
         self,
         users: Sequence[str],
-        query: Callable[Concatenate[apsw.Connection, Mapping[str, list[Known]], P], T],
+        query: Callable[Concatenate[apsw.Connection, Mapping[str, Mapping[str, Known]], P], T],
         *arguments: P.args,
         **named: P.kwargs,
     ) -> T:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from duologue.store.ledger import Head, MessageRow, Pair, Touched
@@ -22,17 +22,34 @@ class Known(NamedTuple):
     """A conversation's state, and its last messages: those that aren't in a table yet."""
 
     state: HeadState
-    rows: Sequence[MessageRow]
+    all_rows: Sequence[MessageRow]
+    """The first `size` are those of this state. (Others may follow: a list that only grows needn't be copied.)"""
+    size: int
+
+    @property
+    def rows(self) -> Sequence[MessageRow]:
+        return self.all_rows[: self.size]
+
+    def version(self, me: int) -> int:
+        """What the conversation's last change brought the user with this key to."""
+        return self.state[9] if self.state[0] == me else self.state[10]
 
 
 class Entry:
     """A conversation of which something is not in its table yet."""
 
-    __slots__ = ("identities", "people", "rows", "state")
+    __slots__ = ("changes", "identities", "of_high", "of_low", "people", "rows", "state")
 
-    def __init__(self, state: HeadState, people: tuple[str, ...]) -> None:
+    of_low: dict[str, Known]
+    """All that is young of its low side's, by the peer's id; this one among them."""
+    of_high: dict[str, Known]
+
+    def __init__(self, state: HeadState, people: tuple[str, str]) -> None:
         self.state = state
         self.people = people
+        """The ids of its low and its high side."""
+        self.changes = 0
+        """Batches that changed it."""
         self.rows: list[MessageRow] = []
         self.identities: list[int] = []
         """Of the rows, in their order."""
@@ -47,20 +64,23 @@ class Young:
         self.identities: set[int] = set()
         self.messages = 0
         self.characters = 0
-        self._of_user: dict[str, set[Pair]] = {}
+        self.changes = 0
+        """Of all entries: as many states are in the journal."""
+        self._of_user: dict[str, dict[str, Known]] = {}
+        """By the user's id, and then by the peer's."""
 
     def add(self, touched: Collection[Touched], states: Sequence[HeadState], identities: dict[Pair, list[int]]) -> None:
         """A batch was committed: its conversations, with their states and the identities of their new messages."""
-        entries = self.entries
+        entries, of_user = self.entries, self._of_user
         characters = 0
         with self.lock:
-            for (head, one, other), state in zip(touched, states, strict=True):
+            self.changes += len(touched)
+            for (head, low, high), state in zip(touched, states, strict=True):
                 pair = head.low, head.high
                 entry = entries.get(pair)
                 if entry is None:
-                    entry = entries[pair] = Entry(state, (one, other) if one != other else (one,))
-                    for user in entry.people:
-                        self._of_user.setdefault(user, set()).add(pair)
+                    entry = entries[pair] = Entry(state, (low, high))
+                    entry.of_low, entry.of_high = of_user.setdefault(low, {}), of_user.setdefault(high, {})
                 else:
                     entry.state = state
                 added = head.added
@@ -70,6 +90,9 @@ class Young:
                     self.messages += len(added)
                     for row in added:
                         characters += len(row[7])
+                entry.changes += 1
+                rows = entry.rows
+                entry.of_low[high] = entry.of_high[low] = Known(state, rows, len(rows))
         self.characters += characters
         self.identities.update(itertools.chain.from_iterable(identities.values()))
 
@@ -78,24 +101,24 @@ class Young:
         for entry in filed:
             pair = entry.state[0], entry.state[1]
             del self.entries[pair]
+            low, high = entry.people
+            del entry.of_low[high]
+            entry.of_high.pop(low, None)  # with oneself it's the same one
             for user in entry.people:
-                left = self._of_user[user]
-                left.remove(pair)
-                if not left:
+                if not self._of_user.get(user, True):
                     del self._of_user[user]
+            self.changes -= entry.changes
             self.identities.difference_update(entry.identities)
             self.messages -= len(entry.rows)
             self.characters -= sum([len(row[7]) for row in entry.rows])
 
-    def of(self, user: str) -> list[Known]:
-        """The user's, copied. The caller holds the lock."""
-        found = [self.entries[pair] for pair in self._of_user.get(user, ())]
-        return [Known(entry.state, entry.rows.copy()) for entry in found]
+    def of(self, user: str) -> Mapping[str, Known]:
+        """The user's, by the peer's id. The caller holds the lock: for thousands of conversations a tenth of a millisecond."""
+        return self._of_user.get(user, {}).copy()
 
     def version(self, user: str, key: int) -> int:
         """The user's last version in here, or 0. `key` is the user's own. The caller holds the lock, or is the writer."""
-        states = [self.entries[pair].state for pair in self._of_user.get(user, ())]
-        return max((state[9] if state[0] == key else state[10] for state in states), default=0)
+        return max([known.version(key) for known in self._of_user.get(user, {}).values()], default=0)
 
 
 def state_of(head: Head) -> HeadState:
