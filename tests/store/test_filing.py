@@ -10,10 +10,11 @@ from typing import Any
 import apsw
 import pytest
 
-from duologue.domain.errors import Code
+from duologue.domain.errors import Code, Refusal
+from duologue.domain.model import User
 from duologue.domain.ports import PendingMessage
 from duologue.store import committer
-from duologue.store.sqlite import chunks, filing, identities, schema
+from duologue.store.sqlite import SqliteStore, chunks, filing, identities, schema
 from duologue.store.sqlite.files import DATABASE
 
 from .conftest import ANN, BOB, CAT, Bench
@@ -161,6 +162,28 @@ async def test_a_batch_that_failed_leaves_nothing(ready: Bench) -> None:
     assert not any(message.duplicate or message.failure for message in retries)
     assert sum(message.duplicate for message in ready.returned if isinstance(message, PendingMessage)) == len(first)
     await check_pages(ready, [*first, *retries])
+
+
+async def test_the_count_of_people_is_never_behind_what_can_be_read(ready: Bench) -> None:
+    assert isinstance(ready.store, SqliteStore)
+    store, writer = ready.store, ready.store._writer
+    seen: list[tuple[int, Any]] = []
+
+    def committed(connection: apsw.Connection, database: str, pages: int) -> int:
+        seen.append((store.people_count(), ask(ready.folder / DATABASE, "SELECT count(*) FROM person")[0][0]))
+        return writer._wal._committed(connection, database, pages)
+
+    writer._connection.set_wal_hook(committed)
+    await ready.people(User("e" * 16, "Eve"))
+    assert seen
+    assert all(count >= readable for count, readable in seen)
+    other = apsw.Connection(str(ready.folder / DATABASE))
+    other.set_busy_timeout(2_000)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Refusal, match=Code.UNAVAILABLE):
+        await ready.people(User("f" * 16, "Fay"))
+    other.close()
+    assert store.people_count() == 4
 
 
 async def test_receipts_alone_are_filed_as_well(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,7 @@ class Writer:
         if self._filing.overdue and not self._file(lambda: self._filing.after_batch(0, self._number)):
             fail(batch, Code.STORAGE_FULL)
             return
+        people = self.people
         try:
             self._commit(batch)
         except BaseException as error:
@@ -96,6 +97,7 @@ class Writer:
             if failure is None:
                 raise self._fatal(error) from error
             self._roll_back()
+            self.people = people
             _log.error("a batch of %d was refused as %s: %s", len(batch), failure, error)
             fail(batch, failure)
 
@@ -135,7 +137,7 @@ class Writer:
         one_offs = [work for work in batch if isinstance(work, OneOff)]
         pendings: Sequence[Pending] = [work for work in batch if not isinstance(work, OneOff)]
         self._connection.execute("BEGIN IMMEDIATE")
-        guests = self._write_one_offs(one_offs)
+        self.people += self._write_one_offs(one_offs)  # before a read can show them: the count is never behind
         if not pendings:
             self._connection.execute("COMMIT")
         else:
@@ -149,7 +151,6 @@ class Writer:
             self._number = number
             self._young.add(touched, states, identities)
             self._ledger.settle()
-        self.people += guests
 
     def _enter(self, batch: Sequence[Pending]) -> tuple[Collection[Touched], dict[Pair, list[int]]]:
         """Give out the batch's numbers. Returns the conversations and the identities of their new messages."""
