@@ -14,8 +14,9 @@ from duologue.domain.errors import Code, Refusal
 from duologue.domain.model import User
 from duologue.domain.ports import PendingMessage
 from duologue.store import committer
-from duologue.store.sqlite import SqliteStore, chunks, filing, identities, schema
+from duologue.store.sqlite import SqliteStore, chunks, filing, schema
 from duologue.store.sqlite.files import DATABASE
+from duologue.store.sqlite.identities import Identities
 
 from .conftest import ANN, BOB, CAT, Bench
 
@@ -101,7 +102,9 @@ async def test_any_message_at_any_time(
 
 async def test_ids_of_one_hash(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another id with the hash of a known one is a new message, in memory as on disk and within a batch."""
-    monkeypatch.setattr(identities, "crc32", lambda data, start: 7)
+    monkeypatch.setattr(
+        Identities, "of", lambda self, conversation, low, rows: [conversation << chunks.SEQ_BITS | 7 for _ in rows]
+    )
     rng = random.Random(2)
     sent: list[PendingMessage] = []
     for _ in range(8):
