@@ -84,7 +84,8 @@ async def restart(scene: Scene, writes: Sequence[Send | Mark]) -> None:
 
 async def _end(scene: Scene) -> None:
     """A clean stop: everybody has all of it and was sent away in a manner that makes them come back."""
-    scene.model.last_seen |= dict.fromkeys(scene.online(), scene.clock.wall)
+    for user in scene.online():
+        scene.model.leave(user, scene.clock.wall)
     await scene.chat.leave()
 
 

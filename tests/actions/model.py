@@ -83,6 +83,10 @@ class Model:
         self.tokens[token] = user
         self.changes[user] = []
 
+    def leave(self, user: str, at: int) -> None:
+        """When somebody was last seen only moves forward, also if the clock doesn't."""
+        self.last_seen[user] = max(at, self.last_seen.get(user, 0))
+
     def send(self, sender: str, to: str, id: str | None, content: str, at: int, origin: object) -> Message | str:
         """The message (an earlier one if this repeats it) or the code of its refusal."""
         self.steps += 1

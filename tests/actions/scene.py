@@ -271,9 +271,11 @@ class Scene:
     async def _wait_for_departures(self) -> None:
         """Until it is written down who has left. Of somebody who came back at once it may have been or not."""
         for user in self.left | self.came:
-            may = {self.clock.wall} if user in self.left else {self.model.last_seen.get(user)}
+            before = self.model.last_seen.get(user)
+            now = max(self.clock.wall, before or 0)  # it only moves forward, also if the clock doesn't
+            may: set[int | None] = {now} if user in self.left else {before}
             if user in self.came:
-                may |= {self.clock.wall, self.model.last_seen.get(user)}
+                may |= {now, before}
             async with asyncio.timeout(PATIENCE):
                 while True:
                     (person,) = await self.chat.store.people([user])

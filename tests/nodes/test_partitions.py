@@ -1,7 +1,8 @@
 """F19: partitions, and everything at random among them. Each node is in a network namespace of its own, with one link for its
 clients, one to NATS and one to PostgreSQL; a link that is down drops every packet, with no word to either side.
 
-Nodes never talk to each other but over NATS: node parted from node is both of them up, and one of them without NATS.
+Nodes never talk to each other but over NATS: node parted from node is both of them up, and one of them without NATS; or their
+NATS servers without each other (test_parted_routes.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pytest
 
 from cluster.nats import NatsServer
 from cluster.postgres import DATABASE, USER, Postgres
+from duologue.bus.nats_link import PING_INTERVAL, SILENCE
 from tests.nodes.fleet import Fleet, Trouble, talk_through
 from tests.support.network import Link, namespace
 from tests.support.process import ServerFailed, ServerProcess
@@ -26,6 +28,9 @@ from tests.support.process import ServerFailed, ServerProcess
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(240)]
 
 NODES = 3
+
+NOTICED = PING_INTERVAL + SILENCE + 1
+"""Seconds in which a node has surely noticed that its bus doesn't answer."""
 
 LONG = 40.0
 """Seconds: longer than the lease of presence and than every time-out on the way."""
@@ -123,7 +128,11 @@ async def test_a_node_is_parted_from_the_bus_from_the_database_and_from_both(
     parted: Parted, rng: random.Random
 ) -> None:
     await talk_through(
-        parted.fleet, rng, parted.parting(parted.bus, 6), parted.parting(parted.store, 6), parted.parting_at_once(6)
+        parted.fleet,
+        rng,
+        parted.parting(parted.bus, NOTICED),
+        parted.parting(parted.store, 6),
+        parted.parting_at_once(6),
     )
     logs = [line for node in parted.fleet.nodes for line in node.log()]
     for noticed in ("NATS is away", "lost its connection"):

@@ -69,8 +69,9 @@ PAUSE = 0.2
 GROWTH = 0.05
 """Of the memory, between the second third of the soak and the last; the first is for caches and the allocator."""
 
-NOISE = 2_000_000
-"""Bytes by which the memory of a server that has just started may still grow in a few seconds."""
+NOISE = 5_000_000
+"""Bytes by which the memory of a server that has just started may still grow in a few seconds: its caches of
+statements, people and conversations fill."""
 
 KEPT = 5.0
 """Blocks of memory that may be kept for each connection that came and went: who wrote lately is remembered, and so are their

@@ -14,7 +14,7 @@ import msgspec
 from duologue.domain.model import Positions, User
 from duologue.store.ledger import MessageRow
 from duologue.store.sqlite.chunks import SEQ_BITS, decode
-from duologue.store.sqlite.young import Known
+from duologue.store.sqlite.young import Known, rows_of, version_of
 
 MAX_VERSION: Final = 2**63 - 1
 """Above every version: no bound."""
@@ -82,7 +82,7 @@ class Dialog(NamedTuple):
 
 def young_version(me: int, known: Mapping[str, Known]) -> int:
     """The user's last version in memory, or 0."""
-    return max([each.version(me) for each in known.values()], default=0)
+    return max([version_of(each, me) for each in known.values()], default=0)
 
 
 def dialogs(
@@ -91,10 +91,10 @@ def dialogs(
     """The user's conversations whose version is in between, the greatest first, at most `limit`."""
     found: list[Dialog] = []
     if known and limit:
-        young = [each for each in known.values() if since < each.version(me) < before]
+        young = [each for each in known.values() if since < version_of(each, me) < before]
         if len(young) > limit:
-            young = heapq.nlargest(limit, young, key=lambda each: each.version(me))
-            since = young[-1].version(me)  # what changed before that has no place in the page
+            young = heapq.nlargest(limit, young, key=lambda each: version_of(each, me))
+            since = version_of(young[-1], me)  # what changed before that has no place in the page
         found = list(_young(connection, me, young))
     rows: Any = connection.execute(_CHANGED, (me, since, before, limit + len(known)))
     old = (_dialog(peer, User(id, name), rest, ()) for peer, id, name, *rest in rows if id not in known)
@@ -183,19 +183,19 @@ def _young(connection: apsw.Connection, me: int, known: Sequence[Known]) -> Iter
 
 
 def _peer(me: int, known: Known) -> int:
-    low, high, *_ = known.state
+    low, high, *_ = known[0]
     return high if low == me else low
 
 
 def _of_state(me: int, peer: User, known: Known) -> Dialog:
-    low, _, conversation, seq, rev, low_received, low_read, high_received, high_read, low_version, high_version = (
-        known.state
-    )
+    low, _, conversation, seq, rev, low_received, low_read, high_received, high_read, low_version, high_version = known[
+        0
+    ]
     lower, higher = Positions(low_received, low_read), Positions(high_received, high_read)
     key = _peer(me, known)
     if low == me:
-        return Dialog(key, peer, low_version, seq, rev, lower, higher, conversation, known.rows)
-    return Dialog(key, peer, high_version, seq, rev, higher, lower, conversation, known.rows)
+        return Dialog(key, peer, low_version, seq, rev, lower, higher, conversation, rows_of(known))
+    return Dialog(key, peer, high_version, seq, rev, higher, lower, conversation, rows_of(known))
 
 
 def _dialog(key: int, peer: User, row: Sequence[int], young: Sequence[MessageRow]) -> Dialog:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
 
 from duologue.store.ledger import Head, MessageRow, Pair, Touched
 
@@ -18,21 +17,9 @@ HeadState = tuple[int, int, int, int, int, int, int, int, int, int, int]
 """low, high, conversation, seq, rev, low received, low read, high received, high read, low version, high version."""
 
 
-class Known(NamedTuple):
-    """A conversation's state, and its last messages: those that aren't in a table yet."""
-
-    state: HeadState
-    all_rows: Sequence[MessageRow]
-    """The first `size` are those of this state. (Others may follow: a list that only grows needn't be copied.)"""
-    size: int
-
-    @property
-    def rows(self) -> Sequence[MessageRow]:
-        return self.all_rows[: self.size]
-
-    def version(self, me: int) -> int:
-        """What the conversation's last change brought the user with this key to."""
-        return self.state[9] if self.state[0] == me else self.state[10]
+Known = tuple[HeadState, list[MessageRow]]
+"""A conversation's state, and the messages of it that aren't in a table yet. Later ones may follow in the list, which isn't
+copied, for it only grows: `rows_of` leaves them out. (A plain tuple: one is made for each conversation of each batch.)"""
 
 
 class Entry:
@@ -91,8 +78,7 @@ class Young:
                     for row in added:
                         characters += len(row[7])
                 entry.changes += 1
-                rows = entry.rows
-                entry.of_low[high] = entry.of_high[low] = Known(state, rows, len(rows))
+                entry.of_low[high] = entry.of_high[low] = (state, entry.rows)
         self.characters += characters
         self.identities.update(itertools.chain.from_iterable(identities.values()))
 
@@ -118,7 +104,19 @@ class Young:
 
     def version(self, user: str, key: int) -> int:
         """The user's last version in here, or 0. `key` is the user's own. The caller holds the lock, or is the writer."""
-        return max([known.version(key) for known in self._of_user.get(user, {}).values()], default=0)
+        return max([version_of(known, key) for known in self._of_user.get(user, {}).values()], default=0)
+
+
+def rows_of(known: Known) -> Sequence[MessageRow]:
+    """The messages up to the last one of the state."""
+    state, rows = known
+    return rows[: state[3] - rows[0][0] + 1] if rows else ()
+
+
+def version_of(known: Known, me: int) -> int:
+    """What the conversation's last change brought the user with this key to."""
+    state = known[0]
+    return state[9] if state[0] == me else state[10]
 
 
 def state_of(head: Head) -> HeadState:
