@@ -90,7 +90,7 @@ class Client(WSListener):
             self.user_id = json.loads(payload[2:])[1]["userID"]
         elif payload.startswith((b'42["users"', b'42["sync"')):
             self.page_bytes = len(payload)
-            if self.load.options.scenario == "closed" and self.load.options.sessions:
+            if self.load.among_acquaintances:
                 page = json.loads(payload[2:])[1]
                 self.user_id = page["me"]["userID"]
                 self.partners = [each["with"]["userID"] for each in page["conversations"]]
@@ -114,6 +114,8 @@ class Load:
         self.by_name: dict[bytes, Client] = {}
         self.dirty: list[Client] = []
         self.leaving = self.measuring = self.keep_sending = False
+        self.among_acquaintances = False
+        """Everybody writes to those with whom their first page says that they have written."""
         self.lost_sockets = 0
         self.deliveries = self.acknowledged = self.refused = self.disordered = self.in_flight = 0
         self.refusal = ""
@@ -356,6 +358,7 @@ def _guests(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 async def _talk(options: argparse.Namespace) -> dict[str, Any]:
     load = Load(options)
+    load.among_acquaintances = bool(options.sessions)
     result: dict[str, Any] = {"connect_seconds": await load.connect(_guests(options), options.at_once)}
     load.prepare()
     print(json.dumps(result), flush=True)  # so that a profiler knows when to begin
