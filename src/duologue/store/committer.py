@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import threading
 import time
@@ -37,6 +38,10 @@ MIN_BATCHES = 2
 
 MAX_BATCH = 1_000
 """Writes of one transaction. Beyond this a row gets no cheaper, but everybody in the batch waits longer."""
+
+NICE = 4
+"""Of the writer's thread: where it shares a core with the loop, the loop comes first. What would wait too long has to be
+refused, and for that the loop needs the time (docs/decisions/overload.md)."""
 
 LEISURE = 0.05
 """Seconds without any write after which the engine does what can wait."""
@@ -162,6 +167,7 @@ class Committer:
     # The writer thread.
 
     def _work(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         error: BaseException | None = None
         batch: list[Work] = []
         patience: float | None = None
