@@ -19,9 +19,10 @@ from typing import Any, Final
 
 import picows
 import uvloop
-from picows import WSFrame, WSListener, WSMsgType, WSTransport
+from picows import WSTransport
 
-from bench.frames import MAX_SENDER, Sender, address, masked
+from bench.client import Client
+from bench.frames import MAX_SENDER, Sender, address
 
 KINDS: Final = ("slow-reader", "flooder", "poller")
 
@@ -40,38 +41,25 @@ RECEIVE_BUFFER: Final = 65_536
 SIGN_IN: Final = 30.0
 
 
-class Guest(WSListener):
+class Guest(Client):
     """A socket that signs in and then leaves what comes."""
 
-    transport: WSTransport
-
     def __init__(self, name: str) -> None:
-        self.name = name
+        super().__init__({"username": name})
         self.user_id = ""
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.writable = asyncio.Event()
         self.writable.set()
         self.gone = asyncio.Event()
         self.left: set[str] = set()
         """Who was seen to leave."""
 
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self.transport = transport
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002 - picows'
-        if frame.msg_type is not WSMsgType.TEXT:
-            return
-        payload = frame.get_payload_as_bytes()
-        if payload.startswith(b"0"):
-            self.write(b"40" + json.dumps({"username": self.name}).encode())
-        elif payload.startswith(b'42["session"'):
+    def on_packet(self, payload: bytes) -> None:
+        if payload.startswith(b'42["session"'):
             self.user_id = json.loads(payload[2:])[1]["userID"]
         elif payload.startswith(b'42["users"'):
             self.ready.set_result(None)
         elif payload.startswith(b'42["user disconnected"'):
             self.left.add(json.loads(payload[2:])[1])
-        elif payload == b"2":
-            self.write(b"3")
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows'
         self.gone.set()
@@ -82,9 +70,6 @@ class Guest(WSListener):
 
     def resume_writing(self) -> None:
         self.writable.set()
-
-    def write(self, *payloads: bytes) -> None:
-        self.transport.underlying_transport.write(b"".join(map(masked, payloads)))
 
 
 async def guest(url: str, name: str) -> Guest:

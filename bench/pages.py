@@ -15,9 +15,8 @@ from typing import Any, Final
 
 import picows
 import uvloop
-from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from bench.frames import masked
+from bench.client import Client
 from bench.load import allow_many_files, percentiles
 
 PAGE: Final = 50
@@ -26,52 +25,36 @@ PAGE: Final = 50
 CONNECT_TIMEOUT: Final = 60.0
 
 
-class Reader(WSListener):
+class Reader(Client):
     """One socket."""
 
-    transport: WSTransport
-
     def __init__(self, auth: dict[str, Any], chosen: random.Random) -> None:
-        self.auth = auth
+        super().__init__(auth)
         self.chosen = chosen
         self.conversations: list[tuple[str, int]] = []
         """Peer and last seq of each."""
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.reading = False
         self.asked_at = 0.0
         self.took = array("q")
         """Microseconds until each page was here."""
         self.empty = 0
 
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self.transport = transport
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002 - picows'
-        if frame.msg_type is not WSMsgType.TEXT:
-            return
-        payload = frame.get_payload_as_bytes()
+    def on_packet(self, payload: bytes) -> None:
         if payload.startswith(b"43"):
             self.took.append(round((time.monotonic() - self.asked_at) * 1e6))
             self.empty += b'"seq"' not in payload
             if self.reading:
                 self.ask()
-        elif payload.startswith(b"0"):
-            self.write(b"40" + json.dumps(self.auth).encode())
         elif payload.startswith(b'42["sync"'):
             page = json.loads(payload[2:])[1]
             self.conversations = [(each["with"]["userID"], each["seq"]) for each in page["conversations"]]
             self.ready.set_result(None)
-        elif payload == b"2":
-            self.write(b"3")
 
     def ask(self) -> None:
         peer, last = self.chosen.choice(self.conversations)
         asked = {"with": peer, "before": self.chosen.randrange(2, last + 2), "limit": PAGE}
         self.asked_at = time.monotonic()
         self.write(b"421" + json.dumps(["history", asked]).encode())
-
-    def write(self, payload: bytes) -> None:
-        self.transport.underlying_transport.write(masked(payload))
 
 
 async def measure(url: str, sessions: list[dict[str, Any]], seconds: float, seed: int) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import picows
-from picows import WSFrame, WSListener, WSMsgType, WSTransport
+from picows import WSTransport
 
-from bench.frames import EVENT, masked
+from bench.client import Client
+from bench.frames import EVENT
 
 PATIENCE: Final = 60.0
 """Seconds for signing in, and for the acks of a batch."""
@@ -26,44 +27,31 @@ SPEECH: Final = (
 )
 
 
-class Person(WSListener):
+class Person(Client):
     """One socket of somebody, signed in by the sync form."""
 
-    transport: WSTransport
-
     def __init__(self, auth: dict[str, Any]) -> None:
-        self.auth = {**auth, "sync": {"since": None}}
+        super().__init__({**auth, "sync": {"since": None}})
         self.name = str(auth.get("username", ""))
         self.user_id = ""
         self.session_id = ""
         self.refusal = ""
         self.read = 0
         """Messages that came and were read."""
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._acks = 0
         self._waiting = 0
         self._acked = asyncio.Event()
 
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self.transport = transport
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002 - picows'
-        if frame.msg_type is not WSMsgType.TEXT:
-            return
-        payload = frame.get_payload_as_bytes()
+    def on_packet(self, payload: bytes) -> None:
         if payload.startswith(EVENT):
             self._arrived(json.loads(payload[2:])[1])
         elif payload.startswith(b"43"):
             self._answered(payload)
-        elif payload.startswith(b"0"):
-            self._write(b"40" + json.dumps(self.auth).encode())
         elif payload.startswith(b'42["session"'):
             session = json.loads(payload[2:])[1]
             self.user_id, self.session_id = session["userID"], session["sessionID"]
         elif payload.startswith(b'42["sync"'):
             self.ready.set_result(None)
-        elif payload == b"2":
-            self._write(b"3")
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows'
         self.refusal = self.refusal or "a socket was lost"
@@ -88,10 +76,7 @@ class Person(WSListener):
         self._acks += 1
         self._waiting += 1
         self._acked.clear()
-        self._write(b"42%d" % self._acks + json.dumps([event, body]).encode())
-
-    def _write(self, payload: bytes) -> None:
-        self.transport.underlying_transport.write(masked(payload))
+        self.write(b"42%d" % self._acks + json.dumps([event, body]).encode())
 
     def type(self, to: str) -> None:
         self._ask("typing", {"to": to})

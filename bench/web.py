@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from typing import Any, Final
 
 from playwright.async_api import CDPSession, Page, ViewportSize, async_playwright
 
+from bench import chromium
 from bench.peers.launch import ROOT, running
 from bench.people import Person, converse, enter, texts
 
@@ -52,16 +51,6 @@ ANSWERED: Final = 10
 
 SWITCHED: Final = 60
 """After so many messages the page's user opens another conversation."""
-
-CHROMIUM_FLAGS: Final = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 Result = dict[str, Any]
 
@@ -107,12 +96,10 @@ def _round(node: str, scenario: str, turn: int, timeout: float, what: str, *flag
     return {"peer": "duologue", "scenario": scenario, "round": turn, **found}
 
 
-def chromium() -> str:
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium")
+def executable() -> str:
+    found = chromium.path()
     if found is None:
-        raise RuntimeError(
-            "the web client is measured in Chromium: apt-get install chromium, or set CHROMIUM to its path"
-        )
+        raise RuntimeError(chromium.MISSING)
     return found
 
 
@@ -121,7 +108,7 @@ async def page_of(port: int, person: Person) -> AsyncIterator[Page]:
     """The page, in which somebody is signed in who has no other socket any more."""
     identity = {"sessionID": person.session_id, "userID": person.user_id, "username": person.name}
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium(), args=list(CHROMIUM_FLAGS))
+        browser = await playwright.chromium.launch(executable_path=executable(), args=list(chromium.FLAGS))
         context = await browser.new_context(viewport=VIEWPORT, locale="en-GB")
         await context.add_init_script(path=Path(__file__).with_name("probes.js"))
         await context.add_init_script(f"localStorage['duologue:identity'] ??= {json.dumps(json.dumps(identity))}")

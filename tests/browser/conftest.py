@@ -6,9 +6,7 @@ server's origin fails the test. While a server is down on purpose, failing conne
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -16,18 +14,10 @@ from typing import Any, Final
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, expect
 
+from bench import chromium
 from tests.conftest import StartServer
 from tests.support.process import ROOT, ServerProcess
 
-CHROMIUM_FLAGS: Final = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 NETWORK_DOWN: Final = re.compile(
     r"net::ERR_(CONNECTION_(REFUSED|RESET|CLOSED)|INTERNET_DISCONNECTED|EMPTY_RESPONSE|SOCKET_NOT_CONNECTED|NETWORK_CHANGED)"
     r"|WebSocket connection to .* failed"
@@ -40,10 +30,10 @@ CLIENT: Final = ROOT / "src" / "duologue" / "web" / "index.html"
 
 @pytest.fixture(scope="session")
 def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if chromium is None:
-        pytest.fail("the browser tests need Chromium: apt-get install chromium, or set CHROMIUM to its path")
-    return {**browser_type_launch_args, "executable_path": chromium, "args": list(CHROMIUM_FLAGS)}
+    executable = chromium.path()
+    if executable is None:
+        pytest.fail(chromium.MISSING)
+    return {**browser_type_launch_args, "executable_path": executable, "args": list(chromium.FLAGS)}
 
 
 @pytest.fixture
