@@ -33,7 +33,7 @@ def say(what: str) -> None:
 
 def measure_all(options: argparse.Namespace, node: str) -> Iterator[Result]:
     web = WebSize(rounds=1, messages=1_000, echoes=30, traffic=600, rate=100, talks=3)
-    size = Size(2, 1.5, overload=5, idle=500, herd=500, history=20_000, conversations=20, crowd=200, web=web)
+    size = Size(2, 1.5, overload=5, idle=500, herd=500, history=600_000, conversations=20, crowd=200, web=web)
     if not options.quick:
         web = WebSize(min(options.rounds, 3), 10_000, 300, options.traffic, 100, 20)
         size = Size(options.rounds, options.seconds, 60, 15_000, 10_000, options.history, 500, 3_000, web)
@@ -77,11 +77,11 @@ class Size(NamedTuple):
 
 def histories(node: str, size: Size) -> dict[str, Iterator[Result]]:
     """Nothing of it happens before it's iterated over."""
-    both = [History(f"{count:,} stored", count) for count in (1_000, size.history)]
+    short, middle, long = (History(f"{count:,} stored", count) for count in (1_000, size.history // 10, size.history))
     many = 2 * size.conversations
     wide = History(f"{many:,} conversations each", (many + 1) * size.conversations, many + 1, size.conversations, 3)
     return {
-        "reconnect, pages, appends, size": lengths(node, both, size.rounds, size.seconds),
+        "reconnect, pages, appends, size": lengths(node, short, middle, long, size.rounds, size.seconds),
         "many conversations": reconnects(node, [wide], size.rounds),
         "herd": returns(node, size.herd, 1),
         "web, long history": long_history(node, size.web),

@@ -39,9 +39,10 @@ def reconnects(node: str, histories: Sequence[History], rounds: int) -> Iterator
         yield from _in_turn(node, folder, histories, rounds, "reconnect", _reconnect)
 
 
-def lengths(node: str, histories: Sequence[History], rounds: int, seconds: float) -> Iterator[Result]:
+def lengths(node: str, short: History, middle: History, long: History, rounds: int, seconds: float) -> Iterator[Result]:
     """What a store with many messages does as fast as one with few: syncs, old pages, new messages, in this order, for only
-    the last one changes it. And what they take on disk."""
+    the last one changes it. And what they take on disk. A page is as full in the `middle` one as in the long one."""
+    histories = (short, middle, long)
     with tempfile.TemporaryDirectory(prefix="duologue-bench-") as temporary:
         folder = Path(temporary)
         for each in histories:
@@ -52,10 +53,10 @@ def lengths(node: str, histories: Sequence[History], rounds: int, seconds: float
                 "bytes_written_per_message": written / each.messages,
             }
             yield {"peer": "duologue", "scenario": f"size, {each.name}", "round": 0, "valid": True, **found}
-        yield from _in_turn(node, folder, histories, rounds, "reconnect", _reconnect)
+        yield from _in_turn(node, folder, (short, long), rounds, "reconnect", _reconnect)
         flags = ("--seconds", str(seconds))
-        yield from _in_turn(node, folder, histories, rounds, "pages", partial(_pages, flags))
-        yield from _in_turn(node, folder, histories, rounds, "appends", partial(_appends, flags))
+        yield from _in_turn(node, folder, (middle, long), rounds, "pages", partial(_pages, flags))
+        yield from _in_turn(node, folder, (middle, long), rounds, "appends", partial(_appends, flags))
 
 
 def _in_turn(

@@ -23,7 +23,7 @@ HISTORY: Final = 1.1
 """What coming back to a long history may cost of what it costs with a short one."""
 
 KEPT: Final = 0.9
-"""Of the speed with the short history, with the long one: of pages and of new messages."""
+"""Of the speed with a tenth of the messages, with all of them: of pages and of new messages."""
 
 HERD_SECONDS: Final = 10.0
 HERD_MEMORY: Final = 2.0
@@ -117,7 +117,7 @@ def _kept(results: Results) -> Iterator[Verdict]:
             short, long = (median(results, name, "duologue", measure) for name in names)
             if short and long:
                 yield (
-                    f"{names[1]}: at least {KEPT} of the speed with the short history",
+                    f"{names[1]}: at least {KEPT} of the speed with a tenth of the messages",
                     f"{long / short:.2f}",
                     long >= KEPT * short,
                 )
