@@ -58,9 +58,6 @@ class Node:
         self.senders = Senders(cast("Store", cast("Any", self)), clock, limits)
         self.clients: list[Client] = []
 
-    def ensure_room(self) -> None:
-        pass
-
     def submit(self, _: object) -> None:
         """The store of this node."""
 

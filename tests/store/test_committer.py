@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 
@@ -107,6 +108,13 @@ async def test_what_waits_is_what_the_speed_carries_away_in_time(writing: Writin
     shortest, longest = module.RETRY_AFTER
     assert shortest <= refusal.retry_after <= longest
     await writing.wait(taken)
+
+
+async def test_refusals_that_are_given_out_again_keep_nothing_of_their_raising(writing: Writing) -> None:
+    fills = [writing.fill() for _ in range(2 * module.HINTS)]
+    steps = {len(list(traceback.walk_tb(refusal.__traceback__))) for _, refusal in fills}
+    assert len(steps) == 1
+    await writing.wait(sum(taken for taken, _ in fills))
 
 
 async def test_small_batches_say_nothing_of_the_speed(writing: Writing) -> None:

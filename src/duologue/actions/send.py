@@ -19,12 +19,11 @@ MAX_POSITION: Final = 2**53
 class Sender:
     """What one user may send. Shared by all their sockets on this node, as is the rate."""
 
-    __slots__ = ("_burst", "_limits", "_now", "_rate", "_room", "_submit", "bucket", "user")
+    __slots__ = ("_burst", "_limits", "_now", "_rate", "_submit", "bucket", "user")
 
     def __init__(self, user: User, bucket: TokenBucket, store: Store, clock: Clock, limits: ChatLimits) -> None:
         self.user = user
         self._submit = store.submit
-        self._room = store.ensure_room
         self._now = clock.monotonic
         self._limits = limits
         self.bucket = bucket
@@ -38,7 +37,6 @@ class Sender:
 
     def message(self, to: str, content: str, id: str | None, origin: object) -> None:
         """Submit a message; what became of it reaches the store's sink with `origin`. Raises `Refusal`."""
-        self._room()
         if len(to) != USER_ID_LENGTH:  # whether somebody has it is for the store to say
             raise Refusal(Code.UNKNOWN_USER)
         check_content(content, self._limits.max_content)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from duologue.domain.errors import Code
+from duologue.domain.errors import Code, Refusal
 from duologue.domain.model import DirectoryPage, HistoryPage, Person, Roster, SyncPage, User
 
 
@@ -82,9 +82,9 @@ class Store(Protocol):
         known one. It may change at any time."""
         ...
 
-    def ensure_room(self) -> None:
-        """Raises where `submit` would, `Refusal(OVERLOADED)` or `Refusal(UNAVAILABLE)`: to be asked before any work is done
-        for a write. A server that is overloaded makes more refusals than anything else."""
+    def refusal(self) -> Refusal | None:
+        """What `submit` would raise now, OVERLOADED or UNAVAILABLE; None if it would take a write. To be asked before any work
+        is done for one, and not to be raised: a server that is overloaded makes more refusals than anything else."""
         ...
 
     def submit(self, pending: Pending) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from typing import Final
 
-from duologue.domain.errors import Refusal
+from duologue.domain.errors import Code, Refusal
 from duologue.server import events
 from duologue.server.hub import Client
 from duologue.server.transport import Frame, Socket
@@ -17,16 +18,25 @@ logger = logging.getLogger(__name__)
 RETRY_AFTER: Final = 1.0
 """Seconds, where a retry can help and nothing better is known."""
 
+KEPT_ANSWERS: Final = 1_024
+"""Answers to acks whose JSON is kept: an overloaded server gives few different ones, each a thousand times a second."""
+
 
 def refuse(client: Client, event: str, ack_id: int | None, refusal: Refusal, id: str | None = None) -> None:
     """Answer an event with its refusal: by the ack if one was asked for, else by the event `refused`."""
-    logger.debug("user %s: %r refused: %s", client.user_id, event, refusal)
-    retry_after = seconds_to_wait(refusal)
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug("user %s: %r refused: %s", client.user_id, event, refusal)
     if ack_id is not None:
-        client.socket.ack(ack_id, events.refusal(refusal.code, refusal.code.sentence, retry_after))
+        client.socket.send(Frame(b"43%d%b" % (ack_id, _answer(refusal.code, refusal.retry_after))))
     else:
-        body = events.refusal(refusal.code, refusal.code.sentence, retry_after, event, id)
+        body = events.refusal(refusal.code, refusal.code.sentence, seconds_to_wait(refusal), event, id)
         client.socket.send(Frame(encode_event("refused", body)))
+
+
+@functools.lru_cache(KEPT_ANSWERS)
+def _answer(code: Code, retry_after: float | None) -> bytes:
+    """The arguments of the ack."""
+    return b"[%b]" % events.refusal(code, code.sentence, seconds_to_wait(Refusal(code, retry_after=retry_after)))
 
 
 def refuse_connection(socket: Socket, refusal: Refusal) -> None:

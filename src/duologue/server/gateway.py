@@ -61,6 +61,9 @@ ARGUMENTS: Final[dict[str, type[msgspec.Struct]]] = {
 }
 """The type of each event's argument. Those that fit come by `on_typed_event`."""
 
+_WRITES: Final = frozenset({"private message", "received", "read"})
+"""Events that the store has to take."""
+
 _decoders = {name: msgspec.json.Decoder(type_).decode for name, type_ in ARGUMENTS.items()}
 
 
@@ -73,6 +76,7 @@ class Gateway:
         """`registry` is given where there are other nodes, which publish on the bus and write to the store."""
         alone = registry is None
         self._store = store
+        self._refusal = store.refusal
         self._bus = bus
         self._limits = limits
         self.hub = Hub(
@@ -190,6 +194,10 @@ class Gateway:
 
     def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
         client: Client = socket.data
+        if name in _WRITES and (refusal := self._refusal()) is not None:
+            # Before anything is done for it: the cheaper this is, the more of an overload is carried.
+            refuse(client, name, ack_id, refusal, argument.id if name == "private message" else None)
+            return
         try:
             if self._draining:
                 raise Refusal(Code.UNAVAILABLE, _DRAINING)

@@ -10,6 +10,7 @@ Nothing here knows an engine. An `Engine` turns one batch into one durable trans
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import random
@@ -31,7 +32,11 @@ MAX_WAIT = 0.25
 is refused as overloaded: under twice the load that it can carry a server that queues ends up answering nobody in time."""
 
 RETRY_AFTER = (0.5, 1.5)
-"""Seconds after which to try again, drawn in between: or those who were refused together would come back together."""
+"""Seconds after which to try again, somewhere in between: or those who were refused together would come back together."""
+
+HINTS = 64
+"""Different ones of them. Each has a refusal that is made once and given out again and again, in no order that anybody
+would notice, so that whoever answers it can keep its text as well."""
 
 MIN_BATCHES = 2
 """Full batches that may wait however slow the disk is: one to gather while the other is committed."""
@@ -105,6 +110,12 @@ class Committer:
         """Writes a second, of full batches; 0 before the first. Others say nothing of what could be."""
         # Appends and pops of a deque are atomic: the loop appends, the thread pops, no lock is needed.
         self._queue: deque[Work] = deque()
+        self._overloaded = itertools.cycle(
+            [
+                Refusal(Code.OVERLOADED, "too many writes are waiting", seconds)
+                for seconds in _spread(*RETRY_AFTER, HINTS)
+            ]
+        )
         self._bell = threading.Event()
         self._ringing = False
         self._open = True
@@ -115,18 +126,20 @@ class Committer:
     def start(self) -> None:
         self._thread.start()
 
-    def ensure_room(self) -> None:
-        """Raises `Refusal` where `submit` would: OVERLOADED when too many wait, UNAVAILABLE after close or failure."""
+    def refusal(self) -> Refusal | None:
+        """What `submit` would refuse a write with now: OVERLOADED when too many wait, UNAVAILABLE after close or failure."""
         if len(self._queue) >= self._limit:
-            raise Refusal(Code.OVERLOADED, "too many writes are waiting", random.uniform(*RETRY_AFTER))
-        if not self._open:
-            raise Refusal(Code.UNAVAILABLE, "the store is closed")
+            return next(self._overloaded)
+        return None if self._open else Refusal(Code.UNAVAILABLE, "the store is closed")
 
     def submit(self, work: Work) -> None:
-        """Queue a write. Raises as `ensure_room`."""
+        """Queue a write. Raises `Refusal`, as `refusal` says."""
         queue = self._queue
         if len(queue) >= self._limit or not self._open:
-            self.ensure_room()
+            refusal = self.refusal()
+            if refusal is not None:
+                # Another one, for an exception that is raised again and again keeps every way it went.
+                raise Refusal(refusal.code, refusal.detail, refusal.retry_after)
         queue.append(work)
         if not self._ringing:
             # The bell waits for the end of this turn of the loop: what other sockets send in it joins the batch.
@@ -257,6 +270,11 @@ class Committer:
             self._deliver(left)
         if not self._ended.done():
             self._ended.set_result(None)
+
+
+def _spread(least: float, most: float, count: int) -> list[float]:
+    """Some values from the one to the other, as far apart as they can be, in an order of chance."""
+    return random.sample([least + (most - least) * place / (count - 1) for place in range(count)], count)
 
 
 def _refuse(batch: list[Work]) -> None:

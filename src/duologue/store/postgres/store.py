@@ -96,7 +96,7 @@ class PostgresStore:
         count_up_to: int,
     ) -> None:
         self._life = life
-        self.ensure_room: Callable[[], None] = committer.ensure_room
+        self.refusal: Callable[[], Refusal | None] = committer.refusal
         self.submit: Callable[[Pending], None] = committer.submit
         """`Store.submit`; the committer's own, for it is called for every message."""
         self._committer = committer

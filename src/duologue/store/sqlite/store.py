@@ -9,7 +9,7 @@ from pathlib import Path
 
 import apsw
 
-from duologue.domain.errors import StoreUnusable
+from duologue.domain.errors import Refusal, StoreUnusable
 from duologue.domain.model import DirectoryPage, HistoryPage, Person, Roster, SyncPage, User
 from duologue.domain.ports import Clock, Pending, Sink
 from duologue.store.committer import MAX_BATCH, MAX_PENDING, Committer
@@ -45,7 +45,7 @@ class SqliteStore:
         self, epoch: str, committer: Committer, writer: Writer, readers: Readers, folder: Folder, clock: Clock
     ) -> None:
         self.epoch = epoch
-        self.ensure_room: Callable[[], None] = committer.ensure_room
+        self.refusal: Callable[[], Refusal | None] = committer.refusal
         self.submit: Callable[[Pending], None] = committer.submit
         """`Store.submit`; the committer's own, for it is called for every message."""
         self._committer = committer
