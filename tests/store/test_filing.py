@@ -17,6 +17,7 @@ from duologue.store import committer
 from duologue.store.sqlite import SqliteStore, chunks, filing, schema
 from duologue.store.sqlite.files import DATABASE
 from duologue.store.sqlite.identities import Identities
+from duologue.store.sqlite.young import Part
 
 from .conftest import ANN, BOB, CAT, Bench
 
@@ -147,6 +148,42 @@ async def test_long_and_short_texts_share_chunks_that_fit_a_page(ready: Bench) -
     )
 
 
+async def test_long_messages_of_one_conversation_are_filed_a_few_at_a_time(
+    ready: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or all would wait while megabytes go to the disk at once."""
+    monkeypatch.setattr(filing, "RIPE", 10**6)
+    monkeypatch.setattr(filing, "RIPE_CHARACTERS", 200_000)
+    monkeypatch.setattr(filing, "PORTION", 200)
+    monkeypatch.setattr(filing, "PORTION_CHARACTERS", 20_000)
+    filed: list[int] = []
+    whole = filing.file
+
+    def watched(connection: apsw.Connection, identities: Identities, parts: list[Part]) -> None:
+        filed.append(sum(len(row[7]) for part in parts for row in part.rows))
+        whole(connection, identities, parts)
+
+    monkeypatch.setattr(filing, "file", watched)
+    rng = random.Random(4)
+    sent: list[PendingMessage] = []
+    for number in range(100):
+        fresh = [PendingMessage(ANN.id, BOB.id, f"{number} {n}", "x" * 8_000, None) for n in range(rng.randrange(1, 4))]
+        await ready.commit(*fresh)
+        sent += fresh
+        if number % 20 == 0:
+            await check_pages(ready, sent)
+    assert sum(filed) > 1_000_000
+    # Twice what came with a batch is more than the portion.
+    assert max(filed) <= filing.FILED_PER_NEW * 3 * 8_000
+    await check_pages(ready, sent)
+    await ready.close()
+    await ready.open()
+    await check_pages(ready, sent)
+    retries = [again(message) for message in sent]
+    await ready.commit(*retries)
+    assert all(message.duplicate for message in retries)
+
+
 async def test_a_batch_that_failed_leaves_nothing(ready: Bench) -> None:
     rng = random.Random(1)
     first = [some(rng, number) for number in range(20)]
@@ -192,6 +229,8 @@ async def test_the_count_of_people_is_never_behind_what_can_be_read(ready: Bench
 async def test_receipts_alone_are_filed_as_well(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long nobody writes a message, and nobody is silent for long enough."""
     monkeypatch.setattr(filing, "RIPE_CHANGES", 20)
+    monkeypatch.setattr(filing, "PORTION", 200)
+    monkeypatch.setattr(filing, "PORTION_CHARACTERS", 200)
     monkeypatch.setattr(committer, "LEISURE", 60.0)
     await ready.commit(*(PendingMessage(ANN.id, BOB.id, f"id {number}", "x", None) for number in range(200)))
     longest = 0

@@ -10,7 +10,7 @@ What a chunk holds is msgpack: an array of messages, each the tuple `MessageRow`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -25,6 +25,9 @@ CHUNK_BYTES: Final = 3_600
 
 CHUNK_MESSAGES: Final = 64
 """At most, however short they are: who wants one of them reads them all."""
+
+_FIXARRAY: Final = 0x90
+_ARRAY16: Final = 0xDC
 
 _OVERHEAD: Final = 64
 """Bytes of a message besides its text."""
@@ -46,19 +49,45 @@ def key_of(conversation: int, seq: int) -> int:
     return conversation << SEQ_BITS | seq
 
 
-def chunks(conversation: int, low: int, rows: Sequence[MessageRow]) -> Iterator[Chunk]:
-    """The rows for some messages, neighbours in the order of their seq. `low` is the key of the conversation's low side."""
-    start = size = 0
-    for place, row in enumerate(rows):
-        size += len(row[7]) + _OVERHEAD
-        if place > start and (size > CHUNK_BYTES or place - start >= CHUNK_MESSAGES):
-            yield _chunk(conversation, low, rows[start:place])
-            start, size = place, len(row[7]) + _OVERHEAD
-    if rows:
-        yield _chunk(conversation, low, rows[start:])
+def chunks(conversation: int, low: int, rows: Sequence[MessageRow], tail: Chunk | None = None) -> Iterator[Chunk]:
+    """The rows for some messages, neighbours in the order of their seq. `low` is the key of the conversation's low side, `tail`
+    the chunk that ends where they begin: what it has room for joins it, without it being decoded."""
+    start = 0
+    if tail is not None:
+        count, items = _items(tail.messages)
+        start = _end(rows, 0, count, len(tail.messages))
+        if start:
+            messages = _array(count + start, (items, _items(encode(rows[:start]))[1]))
+            yield Chunk(tail.key, tail.low_version, tail.high_version, messages)
+    while start < len(rows):
+        end = max(start + 1, _end(rows, start, 0, 0))
+        seq, _, sender, _, _, sender_version, recipient_version, _ = rows[start]
+        mine, theirs = (sender_version, recipient_version) if sender == low else (recipient_version, sender_version)
+        yield Chunk(key_of(conversation, seq), mine, theirs, encode(rows[start:end]))
+        start = end
 
 
-def _chunk(conversation: int, low: int, rows: Sequence[MessageRow]) -> Chunk:
-    seq, _, sender, _, _, sender_version, recipient_version, _ = rows[0]
-    mine, theirs = (sender_version, recipient_version) if sender == low else (recipient_version, sender_version)
-    return Chunk(key_of(conversation, seq), mine, theirs, encode(rows))
+def _end(rows: Sequence[MessageRow], start: int, count: int, size: int) -> int:
+    """Before which of the rows a chunk ends that has so many messages and bytes already."""
+    for place in range(start, len(rows)):
+        size += len(rows[place][7]) + _OVERHEAD
+        if size > CHUNK_BYTES or count == CHUNK_MESSAGES:
+            return place
+        count += 1
+    return len(rows)
+
+
+def _items(array: bytes) -> tuple[int, bytes]:
+    """How many items a msgpack array has, and their bytes, one after another (msgpack specification, array format family)."""
+    first = array[0]
+    if first & 0xF0 == _FIXARRAY:
+        return first & 0x0F, array[1:]
+    if first == _ARRAY16:
+        return int.from_bytes(array[1:3]), array[3:]
+    raise ValueError(f"a chunk begins with the byte {first:#04x}, which is no array of at most 65,535 items")
+
+
+def _array(count: int, items: Iterable[bytes]) -> bytes:
+    """The msgpack array of these items."""
+    head = bytes((_FIXARRAY | count,)) if count < 16 else bytes((_ARRAY16, count >> 8, count & 0xFF))
+    return head + b"".join(items)

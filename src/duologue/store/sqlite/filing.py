@@ -17,12 +17,11 @@ from typing import Any, Final
 import apsw
 
 from duologue.domain.errors import StoreFailed
-from duologue.store.ledger import MessageRow
 from duologue.store.sqlite import journal
 from duologue.store.sqlite.bulk import BulkInsert
-from duologue.store.sqlite.chunks import CHUNK_BYTES, SEQ_BITS, chunks, decode
+from duologue.store.sqlite.chunks import CHUNK_BYTES, SEQ_BITS, Chunk, chunks
 from duologue.store.sqlite.identities import Identities
-from duologue.store.sqlite.young import Entry, Young, head_of
+from duologue.store.sqlite.young import Entry, Part, Young, sides_of
 
 RIPE: Final = 32_768
 """Messages in memory at which a sweep begins; about twice as many at most are there, and are read at a start after a
@@ -38,13 +37,17 @@ MOST: Final = 4
 """Times the above at which writes are refused, for the tables can't be written: the disk is full, or the database locked."""
 
 FILED_PER_NEW: Final = 2
-"""Messages filed for each new one while a sweep is under way, so that it ends before the next is due."""
+"""Messages filed for each new one, and characters for each new character, while a sweep is under way, so that it ends before
+the next is due."""
 
 PORTION: Final = 200
 """Messages filed after a batch at least while a sweep is under way, so that it ends; less than half a millisecond."""
 
-LEISURE_PORTION: Final = 1_000
-"""Messages filed at once when nobody writes."""
+PORTION_CHARACTERS: Final = 50_000
+"""Characters of them at least, for they may be long; a conversation that has more is filed in parts."""
+
+LEISURE_PORTIONS: Final = 5
+"""Filed at once when nobody writes."""
 
 _CHUNKS: Final = BulkInsert(
     "chunk",
@@ -60,7 +63,7 @@ _DIALOGS: Final = BulkInsert(
         version = excluded.version""",
 )
 _TAILS: Final = f"""
-    SELECT wanted.value, messages FROM carray(?) AS wanted CROSS JOIN chunk
+    SELECT wanted.value, key, low_version, high_version, messages FROM carray(?) AS wanted CROSS JOIN chunk
     ON key = (SELECT max(key) FROM chunk WHERE key < (wanted.value + 1) << {SEQ_BITS})
     WHERE length(messages) < {CHUNK_BYTES}
 """
@@ -78,6 +81,8 @@ class Filing:
         """Entries that the sweep has still to file, the next one last."""
         self._journalled = 0
         """The journal's last row when the sweep began."""
+        self._left = 0
+        """Characters that were young after the last portion, or at the start of the sweep."""
 
     @property
     def overdue(self) -> bool:
@@ -89,7 +94,8 @@ class Filing:
             if not self._is_ripe():
                 return
             self._begin_sweep(number)
-        self._file(max(PORTION, FILED_PER_NEW * size))
+        new = self._young.characters - self._left
+        self._file(max(PORTION, FILED_PER_NEW * size), max(PORTION_CHARACTERS, FILED_PER_NEW * new))
 
     def at_leisure(self, number: int) -> bool:
         """File a portion of whatever there is. True if more is left."""
@@ -97,7 +103,7 @@ class Filing:
             if not self._young.entries:
                 return False
             self._begin_sweep(number)
-        self._file(LEISURE_PORTION)
+        self._file(LEISURE_PORTIONS * PORTION, LEISURE_PORTIONS * PORTION_CHARACTERS)
         return bool(self._young.entries)
 
     def _is_ripe(self, times: int = 1) -> bool:
@@ -112,16 +118,21 @@ class Filing:
         # In the order of the conversations, whose chunks and identities are neighbours then.
         self._sweep = sorted(self._young.entries.values(), key=lambda entry: entry.state[2], reverse=True)
         self._journalled = number
+        self._left = self._young.characters
 
-    def _file(self, messages: int) -> None:
+    def _file(self, messages: int, characters: int) -> None:
         sweep = self._sweep
         with self._unsynced():
             self._connection.execute("BEGIN IMMEDIATE")
-            portion: list[Entry] = []
-            while sweep and messages > 0:
-                entry = sweep.pop()
-                messages -= len(entry.rows) or 1
-                portion.append(entry)
+            portion: list[Part] = []
+            while sweep and messages > 0 and characters > 0:
+                part = Part.of(sweep[-1], messages, characters)
+                messages -= len(part.rows) or 1
+                characters -= part.characters
+                portion.append(part)
+                if not part.whole:
+                    break
+                sweep.pop()
             try:
                 file(self._connection, self._identities, portion)
                 if not sweep:
@@ -130,10 +141,11 @@ class Filing:
                     self._connection.execute("COMMIT")
                     self._young.remove(portion)
             except BaseException:
-                sweep += reversed(portion)
+                sweep += [part.entry for part in reversed(portion) if part.whole]
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+        self._left = self._young.characters
 
     @contextmanager
     def _unsynced(self) -> Iterator[None]:
@@ -149,20 +161,19 @@ class Filing:
                 raise StoreFailed(f"the database can't be made to sync again: {error}") from error
 
 
-def file(connection: apsw.Connection, identities: Identities, entries: Sequence[Entry]) -> None:
-    """Write the entries into the tables, in the caller's transaction."""
-    tails = _tails(connection, [entry for entry in entries if entry.rows and entry.rows[0][0] > 1])
+def file(connection: apsw.Connection, identities: Identities, parts: Sequence[Part]) -> None:
+    """Write them into the tables, in the caller's transaction."""
+    tails = _tails(connection, [part for part in parts if part.rows and part.rows[0][0] > 1])
     messages: list[tuple[int | bytes, ...]] = []
     identified: list[tuple[int, int]] = []
     dialogs: list[tuple[int, ...]] = []
-    for entry in entries:
-        low, _, conversation = entry.state[:3]
-        rows = entry.rows
+    for _, state, rows, known, _ in parts:
+        low, _, conversation = state[:3]
         if rows:
-            known = entry.identities or identities.of(conversation, low, rows)
-            identified += [(identity, row[0]) for identity, row in zip(known, rows, strict=True)]
-            messages += chunks(conversation, low, [*tails.get(conversation, ()), *rows])
-        dialogs += [(*row, conversation) for row in head_of(entry.state).dialogs()]
+            known = known or identities.of(conversation, low, rows)
+            identified += zip(known, [row[0] for row in rows], strict=True)
+            messages += chunks(conversation, low, rows, tails.get(conversation))
+        dialogs += sides_of(state)
     messages.sort(key=lambda chunk: chunk[0])
     # Each in the order of its keys: neighbours share pages, and a page is found again while it's warm.
     _CHUNKS.run(connection, messages)
@@ -170,8 +181,8 @@ def file(connection: apsw.Connection, identities: Identities, entries: Sequence[
     _DIALOGS.run(connection, sorted(dialogs))
 
 
-def _tails(connection: apsw.Connection, entries: Iterable[Entry]) -> dict[int, list[MessageRow]]:
-    """The messages of the conversations' last chunks, by the conversation, of those that have room for more."""
-    wanted = array("q", [entry.state[2] for entry in entries])
+def _tails(connection: apsw.Connection, parts: Iterable[Part]) -> dict[int, Chunk]:
+    """The conversations' last chunks, by the conversation, of those that have room for more."""
+    wanted = array("q", [part.state[2] for part in parts])
     found: Any = connection.execute(_TAILS, (apsw.carray(wanted),)) if wanted else ()
-    return {conversation: decode(messages) for conversation, messages in found}
+    return {row[0]: Chunk(*row[1:]) for row in found}

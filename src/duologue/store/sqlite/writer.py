@@ -23,7 +23,7 @@ from duologue.store.sqlite.chunks import SEQ_BITS
 from duologue.store.sqlite.filing import Filing, file
 from duologue.store.sqlite.identities import Identities
 from duologue.store.sqlite.wal import Wal
-from duologue.store.sqlite.young import Young, head_of, state_of
+from duologue.store.sqlite.young import Part, Young, head_of, state_of
 from duologue.store.work import Departure, NewGuest, OneOff, SessionEnd, Work, encodable, fail
 
 RETRY_FILING = 1.0
@@ -232,7 +232,7 @@ class Writer:
         if left:
             _log.info("filing what is in the journal of %d conversations", len(left))
             self._connection.execute("BEGIN IMMEDIATE")
-            file(self._connection, self._identities, left)
+            file(self._connection, self._identities, [Part(each, each.state, each.rows, (), 0) for each in left])
             self._connection.execute("DELETE FROM journal")
             self._connection.execute("COMMIT")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from duologue.store.ledger import Head, MessageRow, Pair, Touched
 
@@ -40,6 +41,31 @@ class Entry:
         self.rows: list[MessageRow] = []
         self.identities: list[int] = []
         """Of the rows, in their order."""
+
+
+class Part(NamedTuple):
+    """Of an entry what is filed at once: all of it, or its first messages with the state of then."""
+
+    entry: Entry
+    state: HeadState
+    rows: Sequence[MessageRow]
+    identities: Sequence[int]
+    characters: int
+
+    @property
+    def whole(self) -> bool:
+        return self.rows is self.entry.rows
+
+    @classmethod
+    def of(cls, entry: Entry, messages: int, characters: int) -> Part:
+        """At most so many messages and characters, but at least one message, if there is any."""
+        rows = entry.rows
+        size = 0
+        for place, row in enumerate(rows):
+            if place and (place >= messages or size + len(row[7]) > characters):
+                return cls(entry, state_at(entry.state, rows[place - 1]), rows[:place], entry.identities[:place], size)
+            size += len(row[7])
+        return cls(entry, entry.state, rows, entry.identities, size)
 
 
 class Young:
@@ -82,21 +108,27 @@ class Young:
         self.characters += characters
         self.identities.update(itertools.chain.from_iterable(identities.values()))
 
-    def remove(self, filed: Collection[Entry]) -> None:
+    def remove(self, filed: Collection[Part]) -> None:
         """They are in their tables. The caller holds the lock, since before they were."""
-        for entry in filed:
-            pair = entry.state[0], entry.state[1]
-            del self.entries[pair]
+        for part in filed:
+            self.messages -= len(part.rows)
+            self.characters -= part.characters
+            # One that a message that stays has as well is in the table now, and found there.
+            self.identities.difference_update(part.identities)
+            entry = part.entry
             low, high = entry.people
+            if not part.whole:
+                done = len(part.rows)
+                entry.rows, entry.identities = entry.rows[done:], entry.identities[done:]
+                entry.of_low[high] = entry.of_high[low] = (entry.state, entry.rows)
+                continue
+            self.changes -= entry.changes
+            del self.entries[entry.state[0], entry.state[1]]
             del entry.of_low[high]
             entry.of_high.pop(low, None)  # with oneself it's the same one
             for user in entry.people:
                 if not self._of_user.get(user, True):
                     del self._of_user[user]
-            self.changes -= entry.changes
-            self.identities.difference_update(entry.identities)
-            self.messages -= len(entry.rows)
-            self.characters -= sum([len(row[7]) for row in entry.rows])
 
     def of(self, user: str) -> Mapping[str, Known]:
         """The user's, by the peer's id. The caller holds the lock: for thousands of conversations a tenth of a millisecond."""
@@ -124,6 +156,27 @@ def state_of(head: Head) -> HeadState:
         head.low, head.high, head.conversation, head.seq, head.rev, head.low_received, head.low_read, head.high_received,
         head.high_read, head.low_version, head.high_version,
     )  # fmt: skip
+
+
+def state_at(state: HeadState, row: MessageRow) -> HeadState:
+    """A conversation as of one of its messages, given a later state. Positions may be later ones, but none beyond the message."""
+    low, high, conversation, _, _, low_received, low_read, high_received, high_read, _, _ = state
+    seq, rev, sender, _, _, mine, theirs, _ = row
+    low_version, high_version = (mine, theirs) if sender == low else (theirs, mine)
+    return (
+        low, high, conversation, seq, rev, min(low_received, seq), min(low_read, seq), min(high_received, seq),
+        min(high_read, seq), low_version, high_version,
+    )  # fmt: skip
+
+
+def sides_of(state: HeadState) -> Iterator[tuple[int, ...]]:
+    """Its rows in `dialog`, one for each side."""
+    low, high, conversation, seq, rev, low_received, low_read, high_received, high_read, low_version, high_version = (
+        state
+    )
+    yield low, high, seq, rev, low_received, low_read, high_received, high_read, low_version, conversation
+    if low != high:
+        yield high, low, seq, rev, high_received, high_read, low_received, low_read, high_version, conversation
 
 
 def head_of(state: HeadState) -> Head:
