@@ -127,6 +127,17 @@ async def test_small_batches_say_nothing_of_the_speed(writing: Writing) -> None:
     await writing.wait(taken)
 
 
+async def test_one_slow_batch_turns_nobody_away(writing: Writing) -> None:
+    writing.disk.speed = 400
+    for _ in range(10):
+        await writing.write(BATCH)
+    writing.disk.speed = 40  # a checkpoint, or a disk that pauses
+    await writing.write(BATCH)
+    taken, _ = writing.fill()
+    assert taken > 0.7 * 400 * MAX_WAIT
+    await writing.wait(taken)
+
+
 async def test_a_disk_that_recovers_is_used_again(writing: Writing) -> None:
     writing.disk.speed = 1
     await writing.write(BATCH)

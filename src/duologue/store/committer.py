@@ -27,7 +27,7 @@ from duologue.store.work import OneOff, Work
 MAX_PENDING = 50_000
 """Accepted writes that wait for a batch, at most; the next one is refused as overloaded."""
 
-MAX_WAIT = 0.25
+MAX_WAIT = 0.4
 """Seconds that an accepted write should wait for its batch at most. What the present speed wouldn't carry away in that time
 is refused as overloaded: under twice the load that it can carry a server that queues ends up answering nobody in time."""
 
@@ -37,6 +37,9 @@ RETRY_AFTER = (0.5, 1.5)
 HINTS = 64
 """Different ones of them. Each has a refusal that is made once and given out again and again, in no order that anybody
 would notice, so that whoever answers it can keep its text as well."""
+
+SMOOTHING = 4
+"""Batches whose speed counts: one that had to wait for the disk doesn't turn anybody away."""
 
 MIN_BATCHES = 2
 """Full batches that may wait however slow the disk is: one to gather while the other is committed."""
@@ -222,7 +225,7 @@ class Committer:
     def _adapt(self, seconds: float) -> None:
         """A full batch took so long, from the end of the one before it."""
         speed = self._max_batch / max(seconds, 1e-6)
-        self._speed = (self._speed + speed) / 2 if self._speed else speed
+        self._speed += (speed - self._speed) / (SMOOTHING if self._speed else 1)
         enough = max(MIN_BATCHES * self._max_batch, int(self._speed * MAX_WAIT))
         self._limit = min(self._max_pending, enough)
 
