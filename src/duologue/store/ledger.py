@@ -7,8 +7,8 @@ batch touched: the next batch reads the truth again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 from duologue.domain.errors import Code
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt
@@ -46,7 +46,7 @@ class Head:
     """The state of a conversation, both sides. Of a conversation with oneself only the low side is used."""
 
     __slots__ = (
-        "added", "conversation", "high", "high_read", "high_received", "high_version", "low", "low_read", "low_received",
+        "added", "high", "high_id", "high_read", "high_received", "high_version", "low", "low_id", "low_read", "low_received",
         "low_version", "rev", "seq",
     )  # fmt: skip
 
@@ -54,13 +54,12 @@ class Head:
         self,
         low: int,
         high: int,
-        seq: int,
-        rev: int,
-        low_received: int,
-        low_read: int,
-        high_received: int,
-        high_read: int,
-        conversation: int = 0,
+        seq: int = 0,
+        rev: int = 0,
+        low_received: int = 0,
+        low_read: int = 0,
+        high_received: int = 0,
+        high_read: int = 0,
     ) -> None:
         self.low = low
         self.high = high
@@ -73,10 +72,10 @@ class Head:
         # Filled in when a batch touches the head; they are written but never read back.
         self.low_version = 0
         self.high_version = 0
-        self.conversation = conversation
-        """A number for it, 0 until it has one; for stores that have use for one."""
+        self.low_id = ""
+        self.high_id = ""
         self.added: list[MessageRow] | None = None
-        """The new messages of the batch that is being entered."""
+        """The new messages of the batch that is being entered; None if it doesn't touch the conversation."""
 
     def dialogs(self) -> Iterator[DialogRow]:
         """Its rows, one for each side; of those whom a batch touched."""
@@ -98,31 +97,30 @@ class Stored(NamedTuple):
     content: str
 
 
-Touched = tuple[Head, str, str]
-"""A conversation that a batch changes, with the ids of its low and its high side."""
-
+H = TypeVar("H", bound=Head)
+"""A store's own kind of head."""
 
 LoadAccounts = Callable[[Sequence[str]], Iterable[tuple[str, Account]]]
-LoadHeads = Callable[[Sequence[Pair]], Iterable[Head]]
 
 
-class Ledger:
+class Ledger(Generic[H]):
     """Gives out the numbers of one database. One writer, one ledger."""
 
     def __init__(
         self,
         load_accounts: LoadAccounts,
-        load_heads: LoadHeads,
+        load_heads: Callable[[Sequence[Pair]], Iterable[H]],
         max_accounts: int = MAX_ACCOUNTS,
         max_heads: int = MAX_HEADS,
     ) -> None:
+        """`load_heads` gives one for each of the pairs, a new one where there was no conversation yet."""
         self._load_accounts = load_accounts
         self._load_heads = load_heads
         self._max_accounts = max_accounts
         self._max_heads = max_heads
         self._accounts: dict[str, Account] = {}
-        self._heads: dict[Pair, Head] = {}
-        self._touched: dict[Pair, Touched] = {}
+        self._heads: dict[Pair, H] = {}
+        self._touched: list[H] = []
         self._batch: Sequence[Pending] = ()
         self._complete = True
         self._receipts: list[tuple[PendingReceipt, int, int]] = []
@@ -147,7 +145,7 @@ class Ledger:
 
     def enter(  # noqa: C901 - the hot path, a call saved for each part that is not a function of its own
         self, batch: Sequence[Pending], at: int, earlier: dict[MessageKey, Stored] | None
-    ) -> Collection[Touched]:
+    ) -> Sequence[H]:
         """Fill in the outcome of each item and return what changes: heads with their new messages.
 
         With `earlier` None every message is taken for a new one: cheap, and whoever asked finds out where that is wrong.
@@ -155,7 +153,7 @@ class Ledger:
         found here.
         """
         self._begin(batch)
-        accounts, heads, touched = self._accounts, self._heads, self._touched
+        accounts, heads = self._accounts, self._heads
         for work in batch:
             if isinstance(work, PendingReceipt):
                 self._enter_receipt(work)
@@ -179,10 +177,9 @@ class Ledger:
             if head is None:
                 self._read()
                 head = heads[pair]
-            if pair not in touched:
-                touched[pair] = (
-                    (head, work.sender, work.recipient) if mine <= yours else (head, work.recipient, work.sender)
-                )
+            added = head.added
+            if added is None:
+                added = self._touch(head, work.sender, work.recipient, mine <= yours)
             seq = head.seq = head.seq + 1
             rev = head.rev = head.rev + 1
             version = sender.version = sender.version + 1
@@ -205,27 +202,24 @@ class Ledger:
             work.recipient_name = recipient.name if seq == 1 else None
             if earlier is not None:
                 earlier[key] = Stored(seq, rev, at, version, peer_version, work.content)
-            row = (seq, rev, mine, work.id, at, version, peer_version, work.content)
-            if head.added is None:
-                head.added = [row]
-            else:
-                head.added.append(row)
-        return touched.values()
+            added.append((seq, rev, mine, work.id, at, version, peer_version, work.content))
+        return self._touched
 
     def settle(self) -> None:
         """The batch was committed: its values are the truth now. Bounds the caches."""
-        heads = self._heads
-        for pair, (head, _, _) in self._touched.items():
+        for head in self._touched:
             head.added = None
-            heads[pair] = heads.pop(pair)  # to the young end
         self._clear()
-        _shrink(heads, self._max_heads)
+        # Those that were read first go first. To keep those that are in use would cost every batch more than to read them
+        # again costs, once in as many conversations as there's room for.
+        _shrink(self._heads, self._max_heads)
         _shrink(self._accounts, self._max_accounts)
 
     def forget(self) -> None:
         """The batch was rolled back: drop what it changed and give the receipts their questions back."""
-        for pair in self._touched:
-            self._heads.pop(pair, None)
+        for head in self._touched:
+            head.added = None
+            del self._heads[head.low, head.high]
         for name in names(self._batch):
             self._accounts.pop(name, None)
         for receipt, received, read in self._receipts:
@@ -238,7 +232,7 @@ class Ledger:
         self._complete = False
 
     def _clear(self) -> None:
-        self._touched = {}
+        self._touched = []
         self._batch = ()
         self._receipts = []
 
@@ -261,9 +255,6 @@ class Ledger:
         if missing:
             for head in self._load_heads(missing):
                 heads[head.low, head.high] = head
-            for pair in missing:
-                if pair not in heads:
-                    heads[pair] = Head(*pair, 0, 0, 0, 0, 0, 0)
 
     def _pairs(self) -> set[Pair]:
         accounts = self._accounts
@@ -283,6 +274,14 @@ class Ledger:
             return None
         return min(sender.key, recipient.key), max(sender.key, recipient.key), sender.key, work.id
 
+    def _touch(self, head: H, one: str, other: str, one_is_low: bool) -> list[MessageRow]:
+        """The batch changes a conversation between these two."""
+        if not head.low_id:
+            head.low_id, head.high_id = (one, other) if one_is_low else (other, one)
+        self._touched.append(head)
+        head.added = []
+        return head.added
+
     def _enter_receipt(self, work: PendingReceipt) -> None:
         self._read()
         self._receipts.append((work, work.received, work.read))
@@ -299,8 +298,8 @@ class Ledger:
         work.read, work.received = new_read, new_received
         if new_read == read and new_received == received:
             return
-        sides = (head, work.user, work.peer) if is_low else (head, work.peer, work.user)
-        self._touched.setdefault((head.low, head.high), sides)
+        if head.added is None:
+            self._touch(head, work.user, work.peer, is_low)
         work.user_version = user.version = user.version + 1
         if user is peer:
             work.peer_version = work.user_version

@@ -21,7 +21,7 @@ import asyncpg
 
 from duologue.domain.errors import Code
 from duologue.domain.ports import Clock, Pending, PendingMessage
-from duologue.store.ledger import Account, Head, Ledger, MessageKey, Stored, names
+from duologue.store.ledger import Account, Head, Ledger, MessageKey, Pair, Stored, names
 from duologue.store.postgres.connection import DAMAGED, LOST, RETRYABLE, STATEMENT_TIMEOUT, Connection, connect
 from duologue.store.postgres.keys import conversation_key, user_id, user_key
 from duologue.store.postgres.schema import Identity, identify, keep_migrations_out, let_migrations_in
@@ -246,13 +246,13 @@ class Writer:
         pairs = list(ledger.pairs(pendings))
         if pairs:
             rows = await connection.fetch(_HEADS, [low for low, _ in pairs], [high for _, high in pairs])
-            ledger.heads = [Head(*row) for row in rows]
+            ledger.heads = {(head.low, head.high): head for head in (Head(*row) for row in rows)}
         earlier = None
         if self._wary or unsure:
             earlier = await self._load_earlier(connection, ledger.keys(pendings))
         before = {account.key: account.version for account in accounts.values()}
         at = self._clock.wall_ms()
-        heads = [head for head, _, _ in ledger.enter(pendings, at, earlier)]
+        heads = ledger.enter(pendings, at, earlier)
         if heads:
             name_of = {account.key: account.name for account in accounts.values()}
             moved = [each for each in accounts.values() if each.version != before[each.key]]
@@ -312,13 +312,13 @@ class Writer:
             await asyncio.sleep(0)
 
 
-class _Ledger(Ledger):
+class _Ledger(Ledger[Head]):
     """The ledger of one attempt, given what was read under its locks."""
 
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
-        self.heads: Sequence[Head] = ()
-        super().__init__(self._known, lambda _: self.heads)
+        self.heads: dict[Pair, Head] = {}
+        super().__init__(self._known, lambda pairs: [self.heads.get(pair) or Head(*pair) for pair in pairs])
 
     def _known(self, ids: Sequence[str]) -> Iterable[tuple[str, Account]]:
         return [(id, self.accounts[id]) for id in ids if id in self.accounts]

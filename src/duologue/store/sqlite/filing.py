@@ -21,7 +21,7 @@ from duologue.store.sqlite import journal
 from duologue.store.sqlite.bulk import BulkInsert
 from duologue.store.sqlite.chunks import CHUNK_BYTES, SEQ_BITS, Chunk, chunks
 from duologue.store.sqlite.identities import Identities
-from duologue.store.sqlite.young import Entry, Part, Young, sides_of
+from duologue.store.sqlite.young import Conversation, Part, Young, sides_of
 
 RIPE: Final = 32_768
 """Messages in memory at which a sweep begins; about twice as many at most are there, and are read at a start after a
@@ -77,8 +77,8 @@ class Filing:
         self._young = young
         self._synchronous = synchronous
         self._identities = Identities(connection)
-        self._sweep: list[Entry] = []
-        """Entries that the sweep has still to file, the next one last."""
+        self._sweep: list[Conversation] = []
+        """Conversations that the sweep has still to file, the next one last."""
         self._journalled = 0
         """The journal's last row when the sweep began."""
         self._left = 0
@@ -100,11 +100,11 @@ class Filing:
     def at_leisure(self, number: int) -> bool:
         """File a portion of whatever there is. True if more is left."""
         if not self._sweep:
-            if not self._young.entries:
+            if not self._young.conversations:
                 return False
             self._begin_sweep(number)
         self._file(LEISURE_PORTIONS * PORTION, LEISURE_PORTIONS * PORTION_CHARACTERS)
-        return bool(self._young.entries)
+        return bool(self._young.conversations)
 
     def _is_ripe(self, times: int = 1) -> bool:
         young = self._young
@@ -116,7 +116,7 @@ class Filing:
 
     def _begin_sweep(self, number: int) -> None:
         # In the order of the conversations, whose chunks and identities are neighbours then.
-        self._sweep = sorted(self._young.entries.values(), key=lambda entry: entry.state[2], reverse=True)
+        self._sweep = sorted(self._young.conversations.values(), key=lambda each: each.number, reverse=True)
         self._journalled = number
         self._left = self._young.characters
 
@@ -141,7 +141,7 @@ class Filing:
                     self._connection.execute("COMMIT")
                     self._young.remove(portion)
             except BaseException:
-                sweep += [part.entry for part in reversed(portion) if part.whole]
+                sweep += [part.conversation for part in reversed(portion) if part.whole]
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise

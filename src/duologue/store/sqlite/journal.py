@@ -14,7 +14,7 @@ import apsw
 import msgspec
 
 from duologue.store.ledger import MessageRow, Pair
-from duologue.store.sqlite.young import Entry, HeadState
+from duologue.store.sqlite.young import Conversation, HeadState
 
 Record = tuple[HeadState, list[MessageRow] | None]
 """A conversation's state after a batch, and the messages that the batch added to it."""
@@ -41,18 +41,18 @@ def is_empty(connection: apsw.Connection) -> bool:
     return not connection.execute("SELECT EXISTS (SELECT 1 FROM journal)").get
 
 
-def unfiled(connection: apsw.Connection) -> list[Entry]:
+def unfiled(connection: apsw.Connection) -> list[Conversation]:
     """What the tables lack. Some of a row may be in them: conversations are filed one after another."""
-    found: dict[Pair, Entry] = {}
+    found: dict[Pair, Conversation] = {}
     filed: dict[Pair, int] = {}
     row: Any
     for row in connection.execute(_ROWS):
         for state, rows in _decode(row[1]):
             pair = state[0], state[1]
-            entry = found.get(pair)
-            if entry is None:
-                entry = found[pair] = Entry(state, ("", ""))
+            conversation = found.get(pair)
+            if conversation is None:
+                conversation = found[pair] = Conversation(*pair)
                 filed[pair] = int(str(connection.execute(_FILED, pair).get or 0))
-            entry.state = state
-            entry.rows += [each for each in rows or () if each[0] > filed[pair]]
+            conversation.state = state
+            conversation.rows += [each for each in rows or () if each[0] > filed[pair]]
     return list(found.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import apsw
@@ -17,13 +17,13 @@ import msgspec
 
 from duologue.domain.errors import Code, StoreFailed
 from duologue.domain.ports import Clock, Pending
-from duologue.store.ledger import Account, Head, Ledger, MessageKey, MessageRow, Pair, Stored, Touched
+from duologue.store.ledger import Account, Ledger, MessageKey, MessageRow, Pair, Stored
 from duologue.store.sqlite import journal
 from duologue.store.sqlite.chunks import SEQ_BITS
 from duologue.store.sqlite.filing import Filing, file
 from duologue.store.sqlite.identities import Identities
 from duologue.store.sqlite.wal import Wal
-from duologue.store.sqlite.young import Part, Young, head_of, state_of
+from duologue.store.sqlite.young import Conversation, Part, Young
 from duologue.store.work import Departure, NewGuest, OneOff, SessionEnd, Work, encodable, fail
 
 RETRY_FILING = 1.0
@@ -67,7 +67,7 @@ class Writer:
         self._young = young
         self._clock = clock
         self._on_close = on_close
-        self._ledger = Ledger(self._load_accounts, self._load_heads)
+        self._ledger: Ledger[Conversation] = Ledger(self._load_accounts, self._load_conversations)
         self._identities = Identities(connection)
         self._filing = Filing(connection, young, synchronous)
         self._file_again_at = 0.0
@@ -141,45 +141,47 @@ class Writer:
         if not pendings:
             self._connection.execute("COMMIT")
         else:
-            touched, identities = self._enter(encodable(pendings))
-            states = [state_of(head) for head, _, _ in touched]
+            touched = self._enter(encodable(pendings))
+            states = [each.current() for each in touched]
             number = self._number
             if touched:
-                added = [head.added for head, _, _ in touched]
+                added = [each.added for each in touched]
                 number = journal.add(self._connection, list(zip(states, added, strict=True)))
             self._connection.execute("COMMIT")
             self._number = number
-            self._young.add(touched, states, identities)
+            self._young.add(touched, states)
             self._ledger.settle()
 
-    def _enter(self, batch: Sequence[Pending]) -> tuple[Collection[Touched], dict[Pair, list[int]]]:
-        """Give out the batch's numbers. Returns the conversations and the identities of their new messages."""
+    def _enter(self, batch: Sequence[Pending]) -> Sequence[Conversation]:
+        """Give out the batch's numbers. Returns the conversations that it changes."""
         at = self._clock.wall_ms()
         touched = self._ledger.enter(batch, at, None)
-        identities = self._identify(touched)
-        suspected = self._suspected(identities)
+        self._identify(touched)
+        suspected = self._suspected(touched)
         if suspected:
             # Some message may have been stored before: once more from the start, knowing which.
-            earlier = self._earlier(touched, identities, suspected)
+            earlier = self._earlier(touched, suspected)
             self._ledger.forget()
             touched = self._ledger.enter(batch, at, earlier)
-            identities = self._identify(touched)
-        return touched, identities
+            self._identify(touched)
+        return touched
 
-    def _identify(self, touched: Collection[Touched]) -> dict[Pair, list[int]]:
-        found: dict[Pair, list[int]] = {}
-        for head, _, _ in touched:
-            if head.added is not None:
-                if not head.conversation:
-                    # One that is given out for a batch that fails stays unused.
-                    self._conversations += 1
-                    head.conversation = self._conversations
-                found[head.low, head.high] = self._identities.of(head.conversation, head.low, head.added)
-        return found
+    def _identify(self, touched: Sequence[Conversation]) -> None:
+        identities = self._identities.of
+        for conversation in touched:
+            added = conversation.added
+            if not added:
+                conversation.fresh = ()
+                continue
+            number = conversation.number
+            if not number:
+                # One that is given out for a batch that fails stays unused.
+                number = conversation.number = self._conversations = self._conversations + 1
+            conversation.fresh = identities(number, conversation.low, added)
 
-    def _suspected(self, identities: dict[Pair, list[int]]) -> set[int]:
-        """Those of the identities that another message has, too, or that stand here twice."""
-        every = list(itertools.chain.from_iterable(identities.values()))
+    def _suspected(self, touched: Sequence[Conversation]) -> set[int]:
+        """The identities of new messages that another message has, too, or that stand here twice."""
+        every = list(itertools.chain.from_iterable([each.fresh for each in touched]))
         different = set(every)
         suspected = self._identities.known(every) | (different & self._young.identities) if every else set()
         if len(different) < len(every):
@@ -187,23 +189,20 @@ class Writer:
             suspected |= {identity for identity in every if identity in seen or seen.add(identity)}  # type: ignore[func-returns-value]
         return suspected
 
-    def _earlier(
-        self, touched: Collection[Touched], identities: dict[Pair, list[int]], suspected: set[int]
-    ) -> dict[MessageKey, Stored]:
+    def _earlier(self, touched: Sequence[Conversation], suspected: set[int]) -> dict[MessageKey, Stored]:
         """What is stored of the suspected messages."""
         found: dict[MessageKey, Stored] = {}
-        for head, _, _ in touched:
-            pair = head.low, head.high
-            young = self._young.entries.get(pair)
-            for row, identity in zip(head.added or (), identities.get(pair, ()), strict=True):
+        for conversation in touched:
+            for row, identity in zip(conversation.added or (), conversation.fresh, strict=True):
                 if identity not in suspected:
                     continue
                 sender, id = row[2], row[3]
-                first = _find(young.rows, sender, id) if young is not None else None
-                first = first or self._identities.find(head.conversation, identity, sender, id)
+                first = _find(conversation.rows, sender, id)
+                first = first or self._identities.find(conversation.number, identity, sender, id)
                 if first is not None:
                     seq, rev, _, _, at, sender_version, recipient_version, content = first
-                    found[*pair, sender, id] = Stored(seq, rev, at, sender_version, recipient_version, content)
+                    key = conversation.low, conversation.high, sender, id
+                    found[key] = Stored(seq, rev, at, sender_version, recipient_version, content)
         return found
 
     def _write_one_offs(self, works: Sequence[OneOff]) -> int:
@@ -290,14 +289,17 @@ class Writer:
             user, key, name, version = row
             yield user, Account(key, name, max(version, self._young.version(user, key)))
 
-    def _load_heads(self, pairs: Sequence[Pair]) -> Iterable[Head]:
-        young = self._young.entries
+    def _load_conversations(self, pairs: Sequence[Pair]) -> Iterable[Conversation]:
+        young = self._young.conversations
+        stored: dict[Pair, Conversation] = {}
         row: Any
         for row in self._connection.execute(_HEADS, (_text([pair for pair in pairs if pair not in young]),)):
-            yield Head(*row)
+            stored[row[0], row[1]] = Conversation(*row)
         for pair in pairs:
-            if pair in young:
-                yield head_of(young[pair].state)
+            conversation = young.get(pair)
+            if conversation is not None:
+                conversation.reset()
+            yield conversation or stored.get(pair) or Conversation(*pair)
 
 
 def _find(rows: Sequence[MessageRow], sender: int, id: str) -> MessageRow | None:
