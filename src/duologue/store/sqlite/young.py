@@ -91,6 +91,9 @@ class Part(NamedTuple):
     def of(cls, conversation: Conversation, messages: int, characters: int) -> Part:
         """At most so many messages and characters, but at least one message, if there is any."""
         rows, identities = conversation.rows, conversation.identities
+        size = sum([len(row[7]) for row in rows])
+        if len(rows) <= messages and size <= characters:
+            return cls(conversation, conversation.state, rows, identities, size)
         size = 0
         for place, row in enumerate(rows):
             if place and (place >= messages or size + len(row[7]) > characters):
