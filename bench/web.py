@@ -160,7 +160,7 @@ class Heap:
 
 
 async def _history(options: argparse.Namespace) -> Result:
-    """Scrolling back to the first of many messages; then, with all of them in memory, writing."""
+    """Scrolling back to the first of many messages; then, at the end again, writing."""
     url = socket_url(options.port)
     ada, ben = await enter(url, username="Ada"), await enter(url, username="Ben")
     await converse(ada, ben, options.messages)

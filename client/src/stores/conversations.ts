@@ -15,6 +15,8 @@ import { useVault } from './vault'
 const PAGE = 50
 /** What a conversation that isn't open keeps in memory. */
 const CLOSED_KEEPS = 50
+/** What an open one keeps while its end is read; twice as many may gather before it's cut. */
+const OPEN_KEEPS = 500
 
 /** All conversations by the other side's id, kept on this device as they change. */
 export const useConversations = defineStore('conversations', () => {
@@ -102,6 +104,12 @@ export const useConversations = defineStore('conversations', () => {
     await completeTail(peer)
   }
 
+  /** The end of the open conversation is being read: what is far above it can be brought again by `older`. */
+  function shorten(peer: string): void {
+    const conversation = get(peer)
+    if (conversation.messages.length > 2 * OPEN_KEEPS) all.set(peer, trim(conversation, OPEN_KEEPS))
+  }
+
   /** After a sync, or at the opening: the open conversation holds its end, and enough to fill a screen. */
   async function completeTail(peer: string): Promise<void> {
     const conversation = get(peer)
@@ -138,7 +146,7 @@ export const useConversations = defineStore('conversations', () => {
 
   return {
     all, open, loading, ordered, unread, get, headOf, restore, drop, synced, arrived, acknowledged, receipt, movedMine, show,
-    completeTail, older, clear,
+    completeTail, older, shorten, clear,
   }
 })
 

@@ -71,7 +71,7 @@ export const usePeople = defineStore('people', () => {
   /** Asks for the presence of those shown. The same set again costs nothing until `forgetWatch`. */
   async function watch(users: readonly string[]): Promise<void> {
     const some = users.slice(0, link.limits.maxWatch)
-    const key = some.join()
+    const key = [...some].sort().join()
     if (key === watched) return
     watched = key
     try {
