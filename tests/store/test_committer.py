@@ -40,7 +40,7 @@ class Disk:
     def leisure(self) -> bool:
         return False
 
-    def rest(self, idle: bool, size: int) -> None:
+    def rest(self, size: int) -> None:
         pass
 
     def close(self) -> None:

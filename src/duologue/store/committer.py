@@ -71,7 +71,7 @@ class Engine(Protocol):
         is noted in each item's `failure`; what is raised is fatal, and then nothing of the batch is acknowledged."""
         ...
 
-    def rest(self, idle: bool, size: int) -> None:
+    def rest(self, size: int) -> None:
         """Housekeeping after a batch of that size, when its results are on their way. What it raises is fatal."""
         ...
 
@@ -197,7 +197,7 @@ class Committer:
                     size = len(batch)
                     self._post(self._deliver, batch)
                     batch = []
-                    self._engine.rest(not self._queue, size)
+                    self._engine.rest(size)
                     before, began = began, time.monotonic()
                     if size == self._max_batch:
                         self._adapt(began - before)

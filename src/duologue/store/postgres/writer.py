@@ -125,7 +125,7 @@ class Writer:
         it's the server's, and a node that stopped for it would only hand its people on to the next one."""
         self._loop.run_until_complete(self._write(batch, self._clock.monotonic() + PATIENCE))
 
-    def rest(self, idle: bool, size: int) -> None:
+    def rest(self, size: int) -> None:
         pass
 
     def leisure(self) -> bool:

@@ -101,9 +101,9 @@ class Writer:
             _log.error("a batch of %d was refused as %s: %s", len(batch), failure, error)
             fail(batch, failure)
 
-    def rest(self, idle: bool, size: int) -> None:
+    def rest(self, size: int) -> None:
         self._file(lambda: self._filing.after_batch(size, self._number))
-        self._tidy(idle)
+        self._tidy(idle=False)
 
     def leisure(self) -> bool:
         more = False
