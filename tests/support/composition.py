@@ -53,7 +53,9 @@ class Chat:
         outcomes = Outcomes(gateway.hub, gateway.presence, bus, store)
         bus.connect(gateway.hub.receive)
         await gateway.start()
-        transport = SocketServer(gateway, config, types=ARGUMENTS, on_typed_event=gateway.on_typed_event)
+        transport = SocketServer(
+            gateway, config, types=ARGUMENTS, on_typed_event=gateway.on_typed_event, refusal=gateway.refusal
+        )
         return cls(store, gateway, outcomes, transport)
 
     async def leave(self) -> None:

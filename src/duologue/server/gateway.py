@@ -76,7 +76,6 @@ class Gateway:
         """`registry` is given where there are other nodes, which publish on the bus and write to the store."""
         alone = registry is None
         self._store = store
-        self._refusal = store.refusal
         self._bus = bus
         self._limits = limits
         self.hub = Hub(
@@ -192,11 +191,14 @@ class Gateway:
             if not self.hub.is_here(client.user_id):
                 self.senders.leave(client.sender)
 
+    def refusal(self, name: str) -> Refusal | None:
+        """Of every event of that name for now, whatever is in it (`duologue.wire.typed.Refusal`)."""
+        return self._store.refusal() if name in _WRITES else None
+
     def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
         client: Client = socket.data
-        if name in _WRITES and (refusal := self._refusal()) is not None:
-            # Before anything is done for it: the cheaper this is, the more of an overload is carried.
-            refuse(client, name, ack_id, refusal, argument.id if name == "private message" else None)
+        if type(argument) is Refusal:
+            refuse(client, name, ack_id, argument)
             return
         try:
             if self._draining:

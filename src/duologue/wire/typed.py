@@ -15,21 +15,34 @@ import msgspec
 
 from duologue.wire.limits import Limits
 
+Refusal = Callable[[str], object | None]
+"""Asked by an event's name, before its argument is read: None to have it read, or what is to come in its place."""
+
 
 class TypedEvent(msgspec.Struct, gc=False):
-    """An event of the main namespace. `argument` is of the type (of a subclass, to be exact) that its name has."""
+    """An event of the main namespace. `argument` is of the type (of a subclass, to be exact) that its name has, or what the
+    schemas' `Refusal` gave in its place."""
 
     name: str
     argument: Any
     ack_id: int | None
 
 
+def take_all(name: str) -> None:
+    """A `Refusal` of nothing."""
+
+
 class Schemas:
-    """The types of the events that an application knows, by name. Names are ASCII without quotes and backslashes."""
+    """The types of the events that an application knows, by name. Names are ASCII without quotes and backslashes.
 
-    __slots__ = ("_decoders", "_digits", "_name")
+    An application that is overloaded refuses more than it takes, and needs no more than the ack's id for that: `refusal` is
+    asked for each event that wants an ack. What is refused by it isn't looked at, not even for being JSON.
+    """
 
-    def __init__(self, types: Mapping[str, type[msgspec.Struct]], limits: Limits) -> None:
+    __slots__ = ("_decoders", "_digits", "_name", "_refusal")
+
+    def __init__(self, types: Mapping[str, type[msgspec.Struct]], limits: Limits, refusal: Refusal = take_all) -> None:
+        self._refusal = refusal
         self._decoders: dict[bytes, tuple[str, Callable[[bytes], tuple[str, Any]]]] = {
             name.encode("ascii"): (name, msgspec.json.Decoder(tuple[str, _strict(type_)]).decode)  # type: ignore[misc]
             for name, type_ in types.items()
@@ -54,6 +67,8 @@ class Schemas:
                 return None
             ack_id = int(digits)
         name, decode = known
+        if ack_id is not None and (instead := self._refusal(name)) is not None:
+            return TypedEvent(name, instead, ack_id)
         try:
             return TypedEvent(name, decode(packet[start:])[1], ack_id)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

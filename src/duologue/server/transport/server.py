@@ -15,7 +15,7 @@ from duologue.server.transport.picows_protocol import websocket_protocol
 from duologue.server.transport.polling import PollingEndpoint
 from duologue.server.transport.session import Session
 from duologue.wire.limits import Limits
-from duologue.wire.typed import Schemas
+from duologue.wire.typed import Refusal, Schemas, take_all
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,6 +38,7 @@ class SocketServer:
         on_ack: AckHandler | None = None,
         types: Mapping[str, type[Struct]] | None = None,
         on_typed_event: TypedHandler | None = None,
+        refusal: Refusal = take_all,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
@@ -45,7 +46,7 @@ class SocketServer:
         self._engine = Engine(self._connection, config, limits, admit=admit, clock=clock)
         self._typed: TypedEvents | None = None
         if types is not None and on_typed_event is not None:
-            self._typed = TypedEvents(Schemas(types, self._engine.limits), on_typed_event)
+            self._typed = TypedEvents(Schemas(types, self._engine.limits, refusal), on_typed_event)
 
     @property
     def asgi(self) -> PollingEndpoint:
