@@ -54,11 +54,11 @@ class Sender:
             raise Refusal(Code.BAD_REQUEST, f"`seq` is not between 0 and {MAX_POSITION}")
         self._submit(PendingReceipt(self.user.id, peer, received, read, origin))
 
-    def spend(self) -> None:
-        """Take one from the user's allowance, of which every event costs one. Raises `Refusal(RATE_LIMITED)`."""
+    def spend(self) -> Refusal | None:
+        """Take one from the user's allowance, of which every event costs one; RATE_LIMITED if there's none. It isn't raised, for
+        who floods is refused more often than anybody is served."""
         wait = self.bucket.take(self._now(), self._rate, self._burst)
-        if wait:
-            raise Refusal(Code.RATE_LIMITED, retry_after=wait)
+        return Refusal(Code.RATE_LIMITED, retry_after=wait) if wait else None
 
 
 class Senders:

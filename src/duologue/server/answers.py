@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from typing import Final
 
 from duologue.domain.errors import Code, Refusal
@@ -19,7 +18,8 @@ RETRY_AFTER: Final = 1.0
 """Seconds, where a retry can help and nothing better is known."""
 
 KEPT_ANSWERS: Final = 1_024
-"""Answers to acks whose JSON is kept: an overloaded server gives few different ones, each a thousand times a second."""
+"""Answers to acks whose JSON is kept: an overloaded server gives few different ones, each a thousand times a second, and so
+does one that somebody floods."""
 
 
 def refuse(client: Client, event: str, ack_id: int | None, refusal: Refusal, id: str | None = None) -> None:
@@ -27,16 +27,18 @@ def refuse(client: Client, event: str, ack_id: int | None, refusal: Refusal, id:
     if logger.isEnabledFor(logging.DEBUG):
         logger.debug("user %s: %r refused: %s", client.user_id, event, refusal)
     if ack_id is not None:
-        client.socket.send(Frame(b"43%d%b" % (ack_id, _answer(refusal.code, refusal.retry_after))))
+        wait = refusal.retry_after
+        answer = _answer(refusal.code, None if wait is None else int(wait * 1000))
+        client.socket.send(Frame(b"43%d%b" % (ack_id, answer)))
     else:
         body = events.refusal(refusal.code, refusal.code.sentence, seconds_to_wait(refusal), event, id)
         client.socket.send(Frame(encode_event("refused", body)))
 
 
 @functools.lru_cache(KEPT_ANSWERS)
-def _answer(code: Code, retry_after: float | None) -> bytes:
+def _answer(code: Code, milliseconds: int | None) -> bytes:
     """The arguments of the ack."""
-    return b"[%b]" % events.refusal(code, code.sentence, seconds_to_wait(Refusal(code, retry_after=retry_after)))
+    return b"[%b]" % events.refusal(code, code.sentence, _seconds(code, milliseconds))
 
 
 def refuse_connection(socket: Socket, refusal: Refusal) -> None:
@@ -51,7 +53,11 @@ def refuse_connection(socket: Socket, refusal: Refusal) -> None:
 
 def seconds_to_wait(refusal: Refusal) -> float | None:
     """What a peer is told of when to try again; None where that can't help."""
-    if not refusal.code.retry:
+    return _seconds(refusal.code, None if refusal.retry_after is None else int(refusal.retry_after * 1000))
+
+
+def _seconds(code: Code, milliseconds: int | None) -> float | None:
+    """The next millisecond: whoever comes again at the very moment that was named must not be early."""
+    if not code.retry:
         return None
-    # To the next millisecond: whoever comes again at the very moment that was named must not be early.
-    return math.floor(refusal.retry_after * 1000 + 1) / 1000 if refusal.retry_after is not None else RETRY_AFTER
+    return RETRY_AFTER if milliseconds is None else (milliseconds + 1) / 1000

@@ -197,16 +197,16 @@ class Gateway:
 
     def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
         client: Client = socket.data
-        if type(argument) is Refusal:
-            refuse(client, name, ack_id, argument)
+        refused = argument if type(argument) is Refusal else client.sender.spend()
+        if refused is not None:
+            refuse(client, name, ack_id, refused, _id_of(argument))
             return
         try:
             if self._draining:
                 raise Refusal(Code.UNAVAILABLE, _DRAINING)
-            client.sender.spend()
             self._handlers[name](client, argument, ack_id)
         except Refusal as refusal:
-            refuse(client, name, ack_id, refusal, argument.id if name == "private message" else None)
+            refuse(client, name, ack_id, refusal, _id_of(argument))
 
     def on_event(
         self, socket: Socket, name: str, args: list[msgspec.Raw], ack_id: int | None, attachments: tuple[bytes, ...]
@@ -216,7 +216,8 @@ class Gateway:
         try:
             if self._draining:
                 raise Refusal(Code.UNAVAILABLE, _DRAINING)
-            client.sender.spend()
+            if (refused := client.sender.spend()) is not None:
+                raise refused
             if not args or attachments:
                 raise Refusal(Code.BAD_REQUEST, "one argument is needed, without attachments")
             if name not in self._handlers:
@@ -329,8 +330,13 @@ def _answered(client: Client, task: asyncio.Task[None]) -> None:
             client.requests = None
 
 
-def _message_id(args: list[msgspec.Raw]) -> str | None:
+def _id_of(argument: object) -> str | None:
     """The id of a refused message, so that a client that asked for no ack can tell which one it was."""
+    return argument.id if isinstance(argument, events.PrivateMessage) else None
+
+
+def _message_id(args: list[msgspec.Raw]) -> str | None:
+    """The same of arguments that nobody has read."""
     try:
         return msgspec.json.decode(args[0], type=events.PrivateMessage).id
     except (IndexError, *_BAD_JSON):
