@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from cluster.nats import NatsServer
+from duologue.bus.envelope import FORMAT
 from duologue.bus.nats import NatsBus
 from duologue.domain.ports import Registry
 from duologue.server import reach as reach_module
@@ -100,6 +101,20 @@ async def test_a_node_that_is_alive_and_not_heard_is_missed_until_it_is_heard(tw
     await other.registry.renew([])
     other.reach.start()
     await _until(lambda: other.reach.without() == ())
+
+
+async def test_a_node_whose_words_have_another_format_is_missed_until_it_speaks_ours(
+    two: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    with monkeypatch.context() as next_release:
+        send = other.bus._send
+        next_release.setattr(other.bus, "_send", lambda subject, data: send(subject, bytes((FORMAT + 1,)) + data[1:]))
+        await _until(lambda: one.reach.without() == ("part of the bus",))
+        assert one.bus.foreign
+        assert other.reach.without() == ()
+    await other.registry.renew([])
+    await _until(lambda: one.reach.without() == ())
 
 
 async def test_a_node_that_leaves_in_peace_is_not_missed(two: list[Node]) -> None:

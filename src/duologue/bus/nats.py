@@ -11,15 +11,16 @@ import asyncio
 import contextlib
 import logging
 import random
-import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import nats
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from duologue.bus import envelope
+from duologue.bus.envelope import Foreign, Foreigners, Malformed
 from duologue.bus.nats_link import Inbox, Link, LinkFailed
 from duologue.bus.topics import Topics
 from duologue.domain.ports import Receiver, TopicReceiver
@@ -43,18 +44,12 @@ LOSS_PAUSE: Final = 1.0
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds to write what waits before the connection is closed."""
 
-_HEAD = struct.Struct("!QBB")
-"""Version, flags, length of the socket's id that is excluded. The id and then the packet follow."""
-
-_ANNOUNCEMENT: Final = 1
-
-_NOTICE: Final = 2
-"""Not for the user's sockets but for their nodes."""
-
 _LOSS: Final = "lost"
 """The subject on which nodes say that publications of theirs were lost. Without it the others, who may not have noticed
-anything, would find out only when they next compare by themselves."""
+anything, would find out only when they next compare by themselves. What is said there has no format and no content, so nodes of
+all releases understand it."""
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -62,8 +57,9 @@ class NatsBus:
     """Implements `duologue.domain.ports.Bus`.
 
     `servers` are URLs, nats:// or tls://, with credentials if need be. Nodes of one `namespace` hear each other. `on_change` is
-    called with False when NATS went away, and with True when it is there (again) and whenever another node says that
-    publications of its own were lost: then what this node knows has to be compared with the store.
+    called with False when NATS went away, and with True when it is there (again), and whenever another node says that
+    publications of its own were lost or says something in another format: then what this node knows has to be compared with the
+    store.
     """
 
     def __init__(self, servers: list[str], namespace: str, on_change: Callable[[bool], None] = lambda _: None) -> None:
@@ -103,6 +99,12 @@ class NatsBus:
         """Publications for other nodes that were dropped: NATS was away or too slow, or they were too large for it."""
         self.malformed = 0
         """What others published to our subjects and no node of ours can have written."""
+        self._foreigners = Foreigners(self._compare)
+
+    @property
+    def foreign(self) -> int:
+        """What others published in a format that isn't this one's."""
+        return self._foreigners.count
 
     def connect(self, receiver: Receiver) -> None:
         """Where publications go. Called once, before the first."""
@@ -158,11 +160,10 @@ class NatsBus:
     def publish(self, user: str, version: int, packet: bytes, exclude: str = "", announcement: bool = False) -> None:
         if user in self._sockets and self._receiver is not None:
             self._receiver(user, version, packet, exclude, announcement)
-        key = exclude.encode()
-        self._send(f"u.{user}", _HEAD.pack(version, _ANNOUNCEMENT if announcement else 0, len(key)) + key + packet)
+        self._send(f"u.{user}", envelope.publication(version, packet, exclude, announcement))
 
     def notify(self, user: str, data: bytes) -> None:
-        self._send(f"u.{user}", _HEAD.pack(0, _NOTICE, 0) + data)
+        self._send(f"u.{user}", envelope.notice(data))
 
     def subscribe_notices(self, receiver: TopicReceiver) -> None:
         self._notice_receiver = receiver
@@ -177,30 +178,39 @@ class NatsBus:
 
     def publish_topic(self, topic: str, data: bytes) -> None:
         self._topics.deliver(topic, data)
-        self._send(f"t.{topic}", data)
+        self._send(f"t.{topic}", envelope.topic(data))
 
     # From NATS
 
     def _take_publication(self, message: Msg) -> None:
-        data, user = message.data, message.subject[len(self._prefix) + 2 :]
-        if len(data) < _HEAD.size:
-            self.malformed += 1
+        user = message.subject[len(self._prefix) + 2 :]
+        said = self._read(envelope.read_publication, message)
+        if said is None or user not in self._sockets:
             return
-        version, flags, length = _HEAD.unpack_from(data)
-        start = _HEAD.size + length
-        exclude = data[_HEAD.size : start]
-        if flags > _NOTICE or len(exclude) < length or not exclude.isascii():
-            self.malformed += 1
-        elif flags == _NOTICE:
-            if user in self._sockets and self._notice_receiver is not None:
-                self._notice_receiver(user, data[start:])
-        elif user in self._sockets and self._receiver is not None:
-            self._receiver(user, version, data[start:], exclude.decode(), bool(flags))
+        if said.is_notice:
+            if self._notice_receiver is not None:
+                self._notice_receiver(user, said.packet)
+        elif self._receiver is not None:
+            self._receiver(user, said.version, said.packet, said.exclude, said.announcement)
 
     def _take_topic(self, message: Msg) -> None:
-        self._topics.deliver(message.subject[len(self._prefix) + 2 :], message.data)
+        data = self._read(envelope.read_topic, message)
+        if data is not None:
+            self._topics.deliver(message.subject[len(self._prefix) + 2 :], data)
+
+    def _read(self, read: Callable[[bytes], T], message: Msg) -> T | None:
+        try:
+            return read(message.data)
+        except Foreign as foreign:
+            self._foreigners.note(foreign)
+        except Malformed:
+            self.malformed += 1
+        return None
 
     def _take_loss(self, _: Msg) -> None:
+        self._compare()
+
+    def _compare(self) -> None:
         if self.healthy:
             self._on_change(True)
 
@@ -333,6 +343,7 @@ class NatsBus:
             asyncio.create_task(self._write(link), name="bus writer"),
             asyncio.create_task(self._confirm(link), name="bus confirmation"),
             asyncio.create_task(self._tell_losses(link), name="bus losses"),
+            asyncio.create_task(self._foreigners.run(), name="bus foreigners"),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
