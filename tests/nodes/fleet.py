@@ -17,6 +17,7 @@ from tests.support import process
 from tests.support.client import ChatClient
 from tests.support.process import ServerProcess
 from tests.support.record import Record
+from tests.support.release import Release
 from tests.support.talk import LATE, Talk
 
 TROUBLE = 90.0
@@ -35,9 +36,10 @@ class Fleet:
         self._rng = rng
         self.nodes: list[ServerProcess] = []
 
-    def add(self, database: str, bus: str, *arguments: str) -> ServerProcess:
-        """One more node; not started yet."""
-        node = process.duologue(self._folder / "data", "--database", database, "--bus", bus, *arguments)
+    def add(self, database: str, bus: str, *arguments: str, release: Release | None = None) -> ServerProcess:
+        """One more node, of this release if no other is given; not started yet."""
+        env = None if release is None else release.environment
+        node = process.duologue(self._folder / "data", "--database", database, "--bus", bus, *arguments, env=env)
         self.nodes.append(node)
         return node
 

@@ -375,6 +375,20 @@ async def test_nodes_of_two_adjacent_schema_versions_run_side_by_side(
         await new.close()
 
 
+async def test_a_node_for_which_the_data_has_become_too_new_writes_no_more(
+    database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it was away from the database nothing told the newer nodes that it was there."""
+    monkeypatch.setattr(writer, "PATIENCE", 0.5)
+    async with nodes(database, 1) as (old,), session(database) as other:
+        await other.execute("UPDATE duologue.meta SET value = '99' WHERE name = 'oldest_reader'")
+        await other.execute(_END_WRITERS)
+        assert (await old.send(ANN, BOB)).failure is Code.UNAVAILABLE
+        assert "install the release that the other nodes run" in caplog.text
+        await other.execute("UPDATE duologue.meta SET value = '1' WHERE name = 'oldest_reader'")
+        assert (await old.send(ANN, BOB)).failure is None
+
+
 async def test_a_change_of_the_schema_waits_for_no_long_transaction(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

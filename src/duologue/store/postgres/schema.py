@@ -7,7 +7,9 @@ bus), and `server` and `timeline` (on which database server, and in which of its
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from collections.abc import AsyncIterator
 from importlib import resources
 from typing import Final, NamedTuple
 
@@ -16,7 +18,7 @@ from duologue.store.postgres.connection import Connection
 
 OLDEST_READERS: Final = {1: 1, 2: 1}
 """For each schema version the oldest version of this code's schema that can still read and write it: nodes of both run
-side by side during an upgrade."""
+side by side during an upgrade. At least the one before, so that there's a way from each release to the next without a pause."""
 
 VERSION: Final = max(OLDEST_READERS)
 
@@ -31,6 +33,9 @@ MIGRATION: Final = "migration"
 
 _MIGRATING: Final = 0x44554F4D
 """The advisory lock of a migration. Each node's writing connection shares it."""
+
+_RUNNING: Final = 0x44554F4E
+"""With a schema version as its second key, the advisory lock that the writing connections of that version's nodes share."""
 
 # The first 8 digits of a log file's name are the timeline: one more after each promotion and each restore to a point in time.
 _PLACE = """
@@ -79,17 +84,50 @@ async def end_migration(connection: Connection) -> None:
 
 
 async def make(connection: Connection) -> None:
-    """Bring the schema up to date."""
+    """Bring the schema up to date. Raises `StoreUnusable` if a node is running that couldn't use it any more."""
     # Held by the session and not by a transaction: one that waited for it might still see the catalogue of before.
     await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
     try:
         version = await _check(connection)
-        for file_number, text in _files():
-            if version < file_number:
-                async with connection.transaction():
-                    await _run(connection, file_number, text)
+        new = [(number, text) for number, text in _files() if number > version]
+        if new:
+            async with _without_nodes_that_cannot_use(connection, new[-1][0]):
+                for number, text in new:
+                    async with connection.transaction():
+                        await _run(connection, number, text)
     finally:
         await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+
+
+async def join(connection: Connection) -> None:
+    """Say that a node of this version is running, for as long as this connection lives. Raises `StoreUnusable` if the data has
+    become too new for it, or is about to."""
+    if not await connection.fetchval("SELECT pg_try_advisory_lock_shared($1, $2)", _RUNNING, VERSION):
+        raise StoreUnusable(f"the database is being upgraded to a schema that is too new for this one ({VERSION})")
+    await _check(connection)
+
+
+async def leave(connection: Connection) -> None:
+    """Undo `join` and `keep_migrations_out`."""
+    await connection.execute("SELECT pg_advisory_unlock_all()")
+
+
+@contextlib.asynccontextmanager
+async def _without_nodes_that_cannot_use(connection: Connection, number: int) -> AsyncIterator[None]:
+    """Keep them out, or raise `StoreUnusable` if one is there."""
+    kept_out: list[int] = []
+    try:
+        for version in range(1, OLDEST_READERS[number]):
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", _RUNNING, version):
+                raise StoreUnusable(
+                    f"nodes with schema {version} are running, which can't use schema {number}: bring them to a release with "
+                    f"schema {OLDEST_READERS[number]} first, or stop them all"
+                )
+            kept_out.append(version)
+        yield
+    finally:
+        for version in kept_out:
+            await connection.execute("SELECT pg_advisory_unlock($1, $2)", _RUNNING, version)
 
 
 async def identify(connection: Connection) -> Identity:
@@ -134,7 +172,8 @@ async def _check(connection: Connection) -> int:
     oldest = int(str(await read(connection, "oldest_reader")))
     if oldest > VERSION:
         raise StoreUnusable(
-            f"the database was written by a newer Duologue (schema {version}, this one knows {VERSION}); start that version"
+            f"the database was written by a newer Duologue (its schema {version} can be used by {oldest} and newer, this one has "
+            f"{VERSION}): install the release that the other nodes run"
         )
     if await read(connection, MIGRATION) is not None:
         raise StoreUnusable(

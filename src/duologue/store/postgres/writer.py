@@ -19,12 +19,12 @@ from typing import Final
 
 import asyncpg
 
-from duologue.domain.errors import Code
+from duologue.domain.errors import Code, StoreUnusable
 from duologue.domain.ports import Clock, Pending, PendingMessage
 from duologue.store.ledger import Account, Head, Ledger, MessageKey, Pair, Stored, names
 from duologue.store.postgres.connection import DAMAGED, LOST, RETRYABLE, STATEMENT_TIMEOUT, Connection, connect
 from duologue.store.postgres.keys import conversation_key, user_id, user_key
-from duologue.store.postgres.schema import Identity, identify, keep_migrations_out, let_migrations_in
+from duologue.store.postgres.schema import Identity, identify, join, keep_migrations_out, leave
 from duologue.store.work import Departure, NewGuest, OneOff, SessionEnd, Work, encodable, fail
 
 WARY_BATCHES: Final = 32
@@ -177,7 +177,7 @@ class Writer:
 
     async def _attempt(self, batch: Sequence[Work], unsure: bool) -> None:
         """One transaction. With `unsure` the one before may have been committed. Raises `_Unsure` if this one may."""
-        connection = self._connection or await self._connect()
+        connection = self._connection or await self._reconnect()
         one_offs = [work for work in batch if isinstance(work, OneOff)]
         pendings = encodable([work for work in batch if not isinstance(work, OneOff)])
         for work in batch:
@@ -216,11 +216,18 @@ class Writer:
         try:
             if not await keep_migrations_out(connection):
                 raise ConnectionRefusedError("a migration from or to the database is under way")
+            await join(connection)
             self._on_connect(await identify(connection))
         except BaseException:
             await self._hang_up()
             raise
         return connection
+
+    async def _reconnect(self) -> Connection:
+        try:
+            return await self._connect()
+        except StoreUnusable as error:  # it has become so since this node was started
+            raise ConnectionRefusedError(str(error)) from error
 
     async def _roll_back(self, transaction: asyncpg.transaction.Transaction) -> None:
         try:
@@ -295,11 +302,11 @@ class Writer:
             await connection.execute(_SESSION_END, ended)
 
     async def _say_goodbye(self) -> None:
-        """Let migrations in at once: the server would notice only a moment later that the connection is gone."""
+        """Let migrations and newer nodes in at once: the server would notice only a moment later that the connection is gone."""
         if self._connection is not None:
             try:
                 async with asyncio.timeout(STATEMENT_TIMEOUT):
-                    await let_migrations_in(self._connection)
+                    await leave(self._connection)
             except (*LOST, asyncpg.PostgresError):
                 pass
         await self._hang_up()
