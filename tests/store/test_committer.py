@@ -37,8 +37,8 @@ class Disk:
     def write(self, batch: Sequence[Work]) -> None:
         self.now += len(batch) / self.speed
 
-    def leisure(self) -> bool:
-        return False
+    def leisure(self) -> None:
+        pass
 
     def rest(self, size: int) -> None:
         pass

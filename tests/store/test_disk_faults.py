@@ -12,6 +12,9 @@ import pytest
 
 from duologue.domain.errors import Code, Refusal, StoreFailed
 from duologue.domain.ports import PendingMessage
+from duologue.store import committer
+from duologue.store.sqlite import filing
+from duologue.store.sqlite.writer import RETRY_FILING
 
 from .broken_disk import BrokenDisk
 from .conftest import ANN, BOB, Bench, failures
@@ -75,6 +78,32 @@ async def test_full_disk_refuses_and_recovers(bench: Bench, disk: BrokenDisk) ->
     again = [PendingMessage(ANN.id, BOB.id, f"m{n}", "x", None) for n in range(3)]
     await bench.commit(*again)
     assert [m.seq for m in again] == [2, 3, 4]
+    assert bench.failures == []
+
+
+@pytest.mark.parametrize("trouble", [Code.STORAGE_FULL, Code.UNAVAILABLE])
+async def test_what_cannot_be_filed_in_time_is_refused_as_what_it_is(
+    bench: Bench, disk: BrokenDisk, monkeypatch: pytest.MonkeyPatch, trouble: Code
+) -> None:
+    """A journal as long as it may get: nothing more is taken until some of it is in the tables."""
+    monkeypatch.setattr(committer, "LEISURE", 60.0)
+    monkeypatch.setattr(filing, "RIPE", 10**6)
+    await bench.open(vfs=disk.name, busy_timeout=0.05)
+    await bench.people(ANN, BOB)
+    other = apsw.Connection(str(bench.folder / "messages.db"))
+    await bench.commit(*(PendingMessage(ANN.id, BOB.id, f"m{n}", "x", None) for n in range(40)))
+    monkeypatch.setattr(filing, "RIPE", 8)
+    if trouble is Code.UNAVAILABLE:
+        other.execute("BEGIN IMMEDIATE")
+    else:
+        disk.error, disk.fail = apsw.SQLITE_FULL, {"write"}
+    assert (await bench.send(ANN, BOB)).failure is trouble
+    assert (await bench.send(ANN, BOB)).failure is trouble, "also while it isn't tried again"
+    other.close()
+    disk.fail = set()
+    bench.clock.ahead += RETRY_FILING
+    sent = await bench.send(ANN, BOB)
+    assert (sent.seq, sent.failure) == (41, None)
     assert bench.failures == []
 
 

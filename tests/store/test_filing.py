@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
 from pathlib import Path
@@ -14,12 +15,12 @@ from duologue.domain.errors import Code, Refusal
 from duologue.domain.model import User
 from duologue.domain.ports import PendingMessage
 from duologue.store import committer
-from duologue.store.sqlite import SqliteStore, chunks, filing, schema
+from duologue.store.sqlite import SqliteStore, chunks, filing, schema, writer
 from duologue.store.sqlite.files import DATABASE
 from duologue.store.sqlite.identities import Identities
 from duologue.store.sqlite.young import Part
 
-from .conftest import ANN, BOB, CAT, Bench
+from .conftest import ANN, BOB, CAT, TIMEOUT, Bench
 
 pytestmark = pytest.mark.asyncio
 
@@ -224,6 +225,82 @@ async def test_the_count_of_people_is_never_behind_what_can_be_read(ready: Bench
         await ready.people(User("f" * 16, "Fay"))
     other.close()
     assert store.people_count() == 4
+
+
+async def test_what_could_not_be_filed_is_filed_when_it_can_be_although_nobody_writes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer, "RETRY_FILING", 0.1)
+    await bench.open(busy_timeout=0.05)
+    await bench.people(*PEOPLE)
+    other = apsw.Connection(str(bench.folder / DATABASE))
+    with monkeypatch.context() as busy:
+        busy.setattr(committer, "LEISURE", 60.0)
+        sent = [await bench.send(ANN, BOB) for _ in range(5)]
+        other.execute("BEGIN IMMEDIATE")
+    # Refused, and after it the writer has leisure again.
+    assert (await bench.send(ANN, BOB)).failure is Code.UNAVAILABLE
+    async with asyncio.timeout(TIMEOUT):
+        while "stay in the journal" not in caplog.text:
+            await asyncio.sleep(0.01)
+        assert ask(bench.folder / DATABASE, "SELECT count(*) FROM journal")[0][0] == 5
+        other.execute("ROLLBACK")
+        while ask(bench.folder / DATABASE, "SELECT count(*) FROM journal")[0][0]:
+            await asyncio.sleep(0.01)
+    other.close()
+    assert caplog.text.count("stay in the journal") == 1
+    await check_pages(bench, sent)
+
+
+async def test_a_clean_end_leaves_nothing_in_the_journal(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the last sweep has filed what came after its beginning: a migration would take the rest for a crash's."""
+    monkeypatch.setattr(committer, "LEISURE", 60.0)
+    for _ in range(4):
+        await ready.send(ANN, BOB)
+        await ready.send(ANN, CAT)
+    await ready.send(ANN, CAT, "into a sweep that is under way")
+    await ready.close()
+    assert ask(ready.folder / DATABASE, "SELECT count(*) FROM journal") == [(0,)]
+
+
+async def test_whose_messages_were_removed_gets_nobody_elses(ready: Bench) -> None:
+    """Somebody has cleared the last conversation by hand: neither its place in the tables nor its number are another one's."""
+    await ready.send(ANN, BOB, "between Ann and Bob")
+    await ready.send(ANN, CAT, "removed")
+    await ready.send(ANN, CAT, "removed")
+    await ready.close()
+    connection = apsw.Connection(str(ready.folder / DATABASE))
+    last = connection.execute("SELECT max(conversation) FROM dialog").get
+    for table in ("chunk", "identity"):
+        connection.execute(f"DELETE FROM {table} WHERE key >> {chunks.SEQ_BITS} = ?", (last,))
+    connection.close(True)
+    await ready.open()
+    assert await _contents(ready, CAT, ANN) == []
+    secret = await ready.send(BOB, CAT, "between Bob and Cat")
+    mine = await ready.send(ANN, CAT, "between Ann and Cat")
+    assert (secret.seq, mine.seq) == (1, 3)
+    for _ in range(2):
+        for me, peer in ((ANN, CAT), (ANN, BOB), (BOB, CAT)):
+            for one, other in ((me, peer), (peer, me)):
+                assert await _contents(ready, one, other) == [f"between {me.name} and {peer.name}"]
+        await ready.close()
+        await ready.open()
+
+
+async def _contents(bench: Bench, me: User, peer: User) -> list[str]:
+    """Of a conversation, which all ways to read it agree on."""
+    page = await bench.store.history(me.id, peer.id, None, 0, 9)
+    contents = [message.content for message in page.messages]
+    for since in (None, 0):
+        sync = await bench.store.sync(me.id, since, None, 9, 9, 9)
+        assert [
+            [message.content for message in each.messages] for each in sync.conversations if each.peer.id == peer.id
+        ] == [contents]
+    later = await bench.store.sync(me.id, 1, None, 9, 9, 9)
+    for each in later.conversations:
+        if each.peer.id == peer.id:
+            assert [message.content for message in each.messages] in (contents, contents[1:])
+    return contents
 
 
 async def test_receipts_alone_are_filed_as_well(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

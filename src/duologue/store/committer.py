@@ -75,9 +75,9 @@ class Engine(Protocol):
         """Housekeeping after a batch of that size, when its results are on their way. What it raises is fatal."""
         ...
 
-    def leisure(self) -> bool:
-        """Housekeeping when nothing was submitted for `LEISURE` seconds, in portions: True if there is more of it. What it
-        raises is fatal."""
+    def leisure(self) -> float | None:
+        """Housekeeping when nothing was submitted for `LEISURE` seconds, in portions. Returns the seconds until the next one
+        is due, 0 for at once, or None if nothing is left. What it raises is fatal."""
         ...
 
     def close(self) -> None:
@@ -206,7 +206,7 @@ class Committer:
                     if self._bell.wait(patience):
                         self._bell.clear()
                     else:
-                        patience = 0.0 if self._engine.leisure() else None
+                        patience = self._engine.leisure()
                     began = time.monotonic()
                 else:
                     break

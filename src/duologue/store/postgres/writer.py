@@ -128,8 +128,8 @@ class Writer:
     def rest(self, size: int) -> None:
         pass
 
-    def leisure(self) -> bool:
-        return False
+    def leisure(self) -> None:
+        pass
 
     def close(self) -> None:
         try:

@@ -29,6 +29,9 @@ _WITH: Final = f"SELECT {_COLUMNS} FROM dialog WHERE user = ? AND peer = ?"
 
 _NAMES: Final = "SELECT key, id, name FROM person WHERE key IN (SELECT value FROM json_each(?))"
 
+# With the conversation as the lower bound: if the chunk is missing, whoever removed it, no other's may be found (P7).
+_CHUNK_OF: Final = f"SELECT max(key) FROM chunk WHERE key BETWEEN {{0}} << {SEQ_BITS} AND ({{0}} << {SEQ_BITS} | {{1}})"
+
 # Where what a user hasn't seen begins: a binary search in each conversation, in one statement, for a user's versions of its
 # messages grow with seq. Invariant: the chunk of `low` begins with a version that is known, `high` is the first message of a
 # chunk that isn't, or the end. Most were away for less than a chunk, so the first look is at the last one.
@@ -41,19 +44,19 @@ _BOUNDARIES: Final = f"""
         SELECT place, conversation, is_low, iif({_IS_KNOWN}, middle, low), iif({_IS_KNOWN}, high, {_FIRST}),
             iif({_IS_KNOWN}, middle + high, low + {_FIRST}) / 2
         FROM search CROSS JOIN chunk
-        ON key = (SELECT max(key) FROM chunk WHERE key <= (conversation << {SEQ_BITS} | middle))
+        ON key = ({_CHUNK_OF.format("conversation", "middle")})
         WHERE high - low > 1
     )
     SELECT place, messages FROM (
         SELECT place, conversation, max(low) AS low FROM search GROUP BY place
-    ) CROSS JOIN chunk ON key = (SELECT max(key) FROM chunk WHERE key <= (conversation << {SEQ_BITS} | low))
+    ) CROSS JOIN chunk ON key = ({_CHUNK_OF.format("conversation", "low")})
     WHERE low > 0
 """
 
 _RANGES: Final = f"""
     SELECT wanted.key, messages FROM json_each(?) AS wanted CROSS JOIN chunk
-    ON chunk.key >= (
-        SELECT max(key) FROM chunk WHERE key <= (wanted.value ->> 0 << {SEQ_BITS} | wanted.value ->> 1)
+    ON chunk.key >= coalesce(
+        ({_CHUNK_OF.format("(wanted.value ->> 0)", "(wanted.value ->> 1)")}), wanted.value ->> 0 << {SEQ_BITS}
     ) AND chunk.key <= (wanted.value ->> 0 << {SEQ_BITS} | wanted.value ->> 2)
     ORDER BY wanted.key, chunk.key
 """

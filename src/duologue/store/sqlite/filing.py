@@ -64,7 +64,9 @@ _DIALOGS: Final = BulkInsert(
 )
 _TAILS: Final = f"""
     SELECT wanted.value, key, low_version, high_version, messages FROM carray(?) AS wanted CROSS JOIN chunk
-    ON key = (SELECT max(key) FROM chunk WHERE key < (wanted.value + 1) << {SEQ_BITS})
+    ON key = (
+        SELECT max(key) FROM chunk WHERE key BETWEEN wanted.value << {SEQ_BITS} AND (wanted.value + 1 << {SEQ_BITS}) - 1
+    )
     WHERE length(messages) < {CHUNK_BYTES}
 """
 
@@ -100,11 +102,12 @@ class Filing:
     def at_leisure(self, number: int) -> bool:
         """File a portion of whatever there is. True if more is left."""
         if not self._sweep:
-            if not self._young.conversations:
+            # A sweep also files what came to its conversations after it began, and leaves that in the journal.
+            if not self._young.conversations and journal.is_empty(self._connection):
                 return False
             self._begin_sweep(number)
         self._file(LEISURE_PORTIONS * PORTION, LEISURE_PORTIONS * PORTION_CHARACTERS)
-        return bool(self._young.conversations)
+        return bool(self._young.conversations) or not journal.is_empty(self._connection)
 
     def _is_ripe(self, times: int = 1) -> bool:
         young = self._young

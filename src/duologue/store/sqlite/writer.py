@@ -43,6 +43,11 @@ _HEADS = """
 _LEFT = """
     UPDATE person SET last_seen = max(coalesce(last_seen, 0), ?) WHERE id IN (SELECT value FROM json_each(?))
 """
+_LAST_CONVERSATION = f"""
+    SELECT max(
+        (SELECT coalesce(max(key), 0) >> {SEQ_BITS} FROM chunk), (SELECT coalesce(max(conversation), 0) FROM dialog)
+    )
+"""
 _TAKEN = """
     SELECT EXISTS (SELECT 1 FROM person WHERE id = ?) OR EXISTS (SELECT 1 FROM session WHERE token_hash = ?)
 """
@@ -71,13 +76,15 @@ class Writer:
         self._identities = Identities(connection)
         self._filing = Filing(connection, young, synchronous)
         self._file_again_at = 0.0
+        self._trouble: Code | None = None
+        """Why filing failed the last time; None if it didn't."""
         self._number = 0
         """The journal's last row."""
         self._sound = True
         self._file_the_rest()
         self.people = int(str(connection.execute("SELECT count(*) FROM person").get))
-        last = int(str(connection.execute("SELECT coalesce(max(key), 0) FROM chunk").get))
-        self._conversations = last >> SEQ_BITS
+        # Not of the chunks alone, which are found sooner: the last conversation may have none any more.
+        self._conversations = int(str(connection.execute(_LAST_CONVERSATION).get))
         """The greatest number that a conversation has been given."""
 
     def write(self, batch: Sequence[Work]) -> None:
@@ -86,8 +93,8 @@ class Writer:
         if self._wal.too_long():
             fail(batch, Code.UNAVAILABLE)
             return
-        if self._filing.overdue and not self._file(lambda: self._filing.after_batch(0, self._number)):
-            fail(batch, Code.STORAGE_FULL)
+        if self._filing.overdue and (trouble := self._file(lambda: self._filing.after_batch(0, self._number))):
+            fail(batch, trouble)
             return
         people = self.people
         try:
@@ -105,20 +112,22 @@ class Writer:
         self._file(lambda: self._filing.after_batch(size, self._number))
         self._tidy(idle=False)
 
-    def leisure(self) -> bool:
+    def leisure(self) -> float | None:
         more = False
 
         def file_some() -> None:
             nonlocal more
             more = self._filing.at_leisure(self._number)
 
-        self._file(file_some)
+        trouble = self._file(file_some)
         self._tidy(idle=True)
-        return more
+        if trouble:
+            return RETRY_FILING
+        return 0.0 if more else None
 
     def close(self) -> None:
         try:
-            while self._sound and self.leisure():
+            while self._sound and self.leisure() == 0.0:  # not until it's due again: the next start files the rest
                 pass
             if self._sound:
                 self._wal.tidy(idle=True, all=True)
@@ -235,20 +244,24 @@ class Writer:
             self._connection.execute("DELETE FROM journal")
             self._connection.execute("COMMIT")
 
-    def _file(self, work: Callable[[], None]) -> bool:
-        """False if it can't be done for now: then it stays where it is, in the journal and in memory."""
-        now = self._clock.monotonic()
-        if now < self._file_again_at:
-            return False
+    def _file(self, work: Callable[[], None]) -> Code | None:
+        """Why it can't be done for now, None if it's done. Else it stays where it is, in the journal and in memory."""
+        if self._clock.monotonic() < self._file_again_at:
+            return self._trouble
         try:
             work()
         except BaseException as error:
-            if self._survivable(error) is None:
+            trouble = self._survivable(error)
+            if trouble is None:
                 raise self._fatal(error) from error
-            _log.warning("messages stay in the journal for now: %s", error)
-            self._file_again_at = now + RETRY_FILING
-            return False
-        return True
+            if trouble is not self._trouble:
+                _log.warning("messages stay in the journal for now: %s", error)
+            self._trouble = trouble
+            # From now: to wait for another process's lock may have taken longer than that.
+            self._file_again_at = self._clock.monotonic() + RETRY_FILING
+            return trouble
+        self._trouble = None
+        return None
 
     def _tidy(self, idle: bool) -> None:
         try:
