@@ -11,7 +11,7 @@ from bench.peers.launch import LOAD_CORE, SERVER_CORE
 PEERS: Final = ("duologue", "node")
 IDLE: Final = "next to idle"
 TWO_CORES: Final = "throughput on two cores"
-SIGN_INS: Final = ("sign-ins, 100 a second", "sign-ins, each told to three", "sign-ins, as fast as they go")
+SIGN_INS: Final = ("sign-ins, 50 a second", "sign-ins, each told to three", "sign-ins, as fast as they go")
 
 DELIVERIES: Final = 20_000
 """A second, on two cores, everything included."""

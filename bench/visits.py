@@ -40,7 +40,7 @@ STAYING: Final = 10
 WATCHERS: Final = 3
 """Who stay and watch somebody, in the second window."""
 
-RATE: Final = 100.0
+RATE: Final = 50.0
 """Visits a second that leave all of them time."""
 
 AT_ONCE: Final = 50
@@ -261,15 +261,15 @@ def measure(nodes: Nodes, people: int, seconds: float) -> Iterator[Result]:
             yield {**_measured_window(load, nodes), **memory}
             yield _measured_window(load, nodes)
             yield _measured_window(load, nodes)
-        except _Ended:
-            yield {"valid": False, "refusal": "the load ended too early"}
+        except _Ended as ended:
+            yield {"valid": False, "refusal": str(ended)}
         finally:
             killer.cancel()
             load.kill()
 
 
 class _Ended(Exception):
-    """The process has ended, or was, before it said what it had to."""
+    """The process has ended, or it's of no use to wait for it any longer."""
 
 
 def _memory(load: subprocess.Popen[str], nodes: Nodes) -> int:
@@ -283,7 +283,9 @@ def _wait_until_left(load: subprocess.Popen[str], nodes: Nodes) -> None:
     """So many leave at once that the registry is told of the last ones seconds later."""
     staying = _said(load)["count"]
     deadline = time.monotonic() + PATIENCE
-    while nodes.present() != staying and time.monotonic() < deadline:
+    while nodes.present() != staying:
+        if time.monotonic() > deadline:
+            raise _Ended("those who have left still count as online")
         time.sleep(0.2)
     _go_on(load)
 
@@ -316,7 +318,7 @@ def _said(load: subprocess.Popen[str]) -> Result:
     assert load.stdout is not None
     line = load.stdout.readline()
     if not line:
-        raise _Ended
+        raise _Ended("the load ended too early")
     result: Result = json.loads(line)
     return result
 
