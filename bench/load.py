@@ -362,6 +362,7 @@ async def _talk(options: argparse.Namespace) -> dict[str, Any]:
     load.among_acquaintances = bool(options.sessions)
     result: dict[str, Any] = {"connect_seconds": await load.connect(_guests(options), options.at_once)}
     load.prepare()
+    await asyncio.sleep(options.pause)
     print(json.dumps(result), flush=True)  # so that a profiler knows when to begin
     scenarios = {
         "open": load.open_loop,
@@ -427,6 +428,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1000, help="messages a second (open, overload, windows)")
     parser.add_argument("--pattern", choices=("random", "circle", "pairs"), default="random")
     parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--pause", type=float, default=0, help="seconds from the sign-ins to the first message")
     parser.add_argument("--warm-up", type=float, default=2)
     parser.add_argument("--acks", action="store_true", help="every message with an id and an ack")
     parser.add_argument("--sync", action="store_true", help="sign in by the sync form")

@@ -29,9 +29,15 @@ LOAD_TIMEOUT: Final = 300.0
 WARM_UP: Final = 2.0
 """Seconds of the load before it's measured."""
 
+PAUSE: Final = 2.5
+"""Seconds from the sign-ins to the first message: some of what follows a sign-in is done after one to two seconds
+(server/second_look.py), and is no cost of messages."""
+
 SIGN_INS_TOLD: Final = 1.5
 """Seconds of the load after which the database's statistics have the sign-ins before it: those of a backend come once a second
 at most."""
+
+TIMES: Final = ("--pause", f"{PAUSE}", "--warm-up", f"{WARM_UP}")
 
 WINDOW: Final = 20
 """Messages that each socket keeps under way where it goes as fast as it can."""
@@ -96,6 +102,9 @@ QUICK: Final = Size((2,), 1, 1.5, people=400)
 
 
 def measure(nodes: Nodes, peer: str, scenario: str, *flags: str) -> Result:
+    # Or those of the scenario before would be announced to everybody in the middle of this one.
+    if not nodes.wait_until_left(0):
+        return {"valid": False, "refusal": "those who have left still count as online"}
     alone = nodes.alone() if scenario == "open" else {}
     wal: Wal | None = None
     urls = [part for url in nodes.urls() for part in ("--url", url)]

@@ -45,6 +45,11 @@ _WAL: Final = """
 """
 """Of PostgreSQL 18. What makes a new file of the log (16 MB of zeros) is another context."""
 
+_PRESENT: Final = "SELECT count(*) FROM duologue.presence"
+
+LEFT_WITHIN: Final = 60.0
+"""Seconds."""
+
 _STORED: Final = "SELECT count(*), pg_total_relation_size('duologue.message') FROM duologue.message"
 
 Result = dict[str, Any]
@@ -103,10 +108,15 @@ class Nodes:
         messages, writes, size, syncs, took = self._postgres.sql(_WAL).split("|")
         return Wal(int(messages), int(writes), int(size), int(syncs), float(took))
 
-    def present(self) -> int:
-        """People who are connected, as the registry knows."""
-        assert self._postgres is not None
-        return int(self._postgres.sql("SELECT count(*) FROM duologue.presence"))
+    def wait_until_left(self, staying: int) -> bool:
+        """Wait until the registry knows of no more than those: who has left counts as online for a while, and is announced when
+        it's over. False if that takes longer than LEFT_WITHIN."""
+        deadline = time.monotonic() + LEFT_WITHIN
+        while self._postgres is not None and int(self._postgres.sql(_PRESENT)) != staying:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        return True
 
     def batches(self, from_ms: int, until_ms: int) -> Result:
         """The messages of a batch, and batches a second, of those that were written in this time; and what a message of all

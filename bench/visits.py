@@ -281,12 +281,8 @@ def _memory(load: subprocess.Popen[str], nodes: Nodes) -> int:
 
 def _wait_until_left(load: subprocess.Popen[str], nodes: Nodes) -> None:
     """So many leave at once that the registry is told of the last ones seconds later."""
-    staying = _said(load)["count"]
-    deadline = time.monotonic() + PATIENCE
-    while nodes.present() != staying:
-        if time.monotonic() > deadline:
-            raise _Ended("those who have left still count as online")
-        time.sleep(0.2)
+    if not nodes.wait_until_left(_said(load)["count"]):
+        raise _Ended("those who have left still count as online")
     _go_on(load)
 
 
