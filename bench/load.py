@@ -278,13 +278,13 @@ class Load:
             await asyncio.sleep(0.001)
 
     async def measure(self) -> dict[str, Any]:
-        before, cpu, began = self.deliveries, _cpu(), time.monotonic()
+        before, cpu, began = self.deliveries, process_cpu(), time.monotonic()
         from_ms = time.time_ns() // 1_000_000
         self.measuring = True
         await asyncio.sleep(self.options.seconds)
         until_ms = time.time_ns() // 1_000_000
         took = time.monotonic() - began
-        count, used = self.deliveries - before, _cpu() - cpu
+        count, used = self.deliveries - before, process_cpu() - cpu
         self.measuring = self.keep_sending = False
         return {
             "deliveries_per_second": count / took,
@@ -331,7 +331,8 @@ def _now() -> int:
     return time.monotonic_ns() // 1000
 
 
-def _cpu() -> float:
+def process_cpu() -> float:
+    """Seconds of processor time that this process has had."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
@@ -361,6 +362,7 @@ async def _talk(options: argparse.Namespace) -> dict[str, Any]:
     load.among_acquaintances = bool(options.sessions)
     result: dict[str, Any] = {"connect_seconds": await load.connect(_guests(options), options.at_once)}
     load.prepare()
+    await asyncio.sleep(options.pause)
     print(json.dumps(result), flush=True)  # so that a profiler knows when to begin
     scenarios = {
         "open": load.open_loop,
@@ -376,9 +378,9 @@ async def _talk(options: argparse.Namespace) -> dict[str, Any]:
 
 async def _stay(options: argparse.Namespace) -> None:
     """Connect, say so, and stay until told to go."""
-    load, cpu = Load(options), _cpu()
+    load, cpu = Load(options), process_cpu()
     result = {"connect_seconds": await load.connect(_guests(options), options.at_once)}
-    print(json.dumps({**result, "load_cpu_seconds": _cpu() - cpu}), flush=True)
+    print(json.dumps({**result, "load_cpu_seconds": process_cpu() - cpu}), flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     load.leave()
 
@@ -386,7 +388,7 @@ async def _stay(options: argparse.Namespace) -> None:
 async def _reconnect(options: argparse.Namespace) -> dict[str, Any]:
     with open(options.sessions) as file:
         sessions = json.load(file)
-    began, cpu, size = time.monotonic(), _cpu(), 0
+    began, cpu, size = time.monotonic(), process_cpu(), 0
     for start in range(0, len(sessions), options.sockets):
         load = Load(options)
         await load.connect(sessions[start : start + options.sockets], options.at_once)
@@ -398,7 +400,7 @@ async def _reconnect(options: argparse.Namespace) -> dict[str, Any]:
         "reconnects_per_second": len(sessions) / took,
         "ms_per_reconnect": took / len(sessions) * 1000,
         "bytes_per_reconnect": size / len(sessions),
-        "load_cpu_seconds": _cpu() - cpu,
+        "load_cpu_seconds": process_cpu() - cpu,
     }
 
 
@@ -426,6 +428,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1000, help="messages a second (open, overload, windows)")
     parser.add_argument("--pattern", choices=("random", "circle", "pairs"), default="random")
     parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--pause", type=float, default=0, help="seconds from the sign-ins to the first message")
     parser.add_argument("--warm-up", type=float, default=2)
     parser.add_argument("--acks", action="store_true", help="every message with an id and an ack")
     parser.add_argument("--sync", action="store_true", help="sign in by the sync form")

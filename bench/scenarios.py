@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from bench.disk import fsync_ms
 from bench.neighbour import KINDS
@@ -253,7 +253,11 @@ def idle(sockets: int) -> Measure:
     return measure
 
 
-def settled_memory(peer: Peer) -> int:
+class HasMemory(Protocol):
+    def rss(self) -> int: ...
+
+
+def settled_memory(peer: HasMemory) -> int:
     """Resident bytes once they have stopped moving, or after SETTLE_TIMEOUT."""
     last, since, deadline = peer.rss(), time.monotonic(), time.monotonic() + SETTLE_TIMEOUT
     while time.monotonic() < deadline and time.monotonic() - since < SETTLED_FOR:

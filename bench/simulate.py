@@ -1,261 +1,198 @@
-"""What a day of many people asks of nodes, database and bus: `python -m bench.simulate`.
+"""How far Duologue goes: `python -m bench.simulate`, after `python -m bench.nodes`.
 
-A model with parameters that were measured (docs/benchmarks/results.json and nodes.json), checked against the same
-measurements, and asked for 10 thousand, 1 million and 100 million people a day. The habits of people (`Habits`) are assumed.
-Writes docs/benchmarks/simulation.md. Everything random follows from --seed.
+A capacity model whose parameters were measured (bench/measured.py, from docs/benchmarks/nodes.json), beside all that was
+measured (bench/checks.py), and asked for 10 thousand, 1 million and 100 million people a day (bench/days.py), with storms and
+the news of who comes and goes as events (bench/storms.py). Writes docs/benchmarks/simulation.md, and the figures into
+docs/scaling.md: a number there that is followed by a comment with a name (`38<!--name-->`) is this module's. Everything random
+follows from --seed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
-import statistics
-from dataclasses import dataclass
+import re
+import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from bench.batches import RECEIVING
+from bench.checks import Check, checks
+from bench.days import CONNECTIONS_A_NODE, DATABASE_CORES, DATABASE_SHARE, NODE_SHARE, Day, Habits
+from bench.measured import HURRIED_SIGN_IN, PACED, Cost, Costs, Cpu, Measured, MissingMeasurement, costs
+from bench.nodes_report import IDLE
 from bench.peers.launch import ROOT
 
-BENCHMARKS: Final = ROOT / "docs/benchmarks"
+DOCS: Final = ROOT / "docs"
+MEASURED: Final = DOCS / "benchmarks/nodes.json"
+SIMULATION: Final = DOCS / "benchmarks/simulation.md"
+SCALING: Final = DOCS / "scaling.md"
+
+SEED: Final = 1
 DAYS: Final = (10_000, 1_000_000, 100_000_000)
 
-NODE_SHARE: Final = 0.6
-"""How much of its core a node may use at the peak of a day."""
-
-CONNECTIONS_A_NODE: Final = 50_000
-"""More would make the loss of one a long storm, whatever its memory."""
-
-DATABASE_SHARE: Final = 0.6
-"""How much of its cores a database server may use at the peak of a day."""
-
-DATABASE_CORES: Final = 8
-
-COMMITS: Final = 100
-"""A second, of a node that is never without messages: each takes some 10 ms, most of it waiting."""
-
-SYNC: Final = 0.0015
-"""Seconds that a commit takes to reach the disk: what fdatasync takes on the machine of the measurements."""
-
-STORED: Final = 394
-"""Bytes of a message of 94 characters with its indexes in PostgreSQL: `pg_total_relation_size` of 200,000 that bench/fill.py
-made and `duologue migrate` brought there, on 2026-11-23. (The same take 246 bytes each in SQLite.)"""
+_FIGURE: Final = re.compile(r"[-+]?\d[\d.,]*(?=<!--(.+?)-->)")
+"""A number in a page, and the name that follows it."""
 
 
-@dataclass(frozen=True)
-class Habits:
-    """Of people, a day. Assumed, for nobody can measure them here."""
+class Simulation:
+    """All of it. Raises `MissingMeasurement`."""
 
-    messages: float = 40
-    online: float = 0.12
-    """Share of the day's people who are connected at its peak."""
-    devices: float = 1.3
-    peak: float = 3.0
-    """The peak's messages a second, as a multiple of the day's mean."""
-    visits: float = 12
-    """Times that somebody comes online."""
-    watchers: float = 3
-    """Clients that show somebody, when they come or go."""
-    receipts: float = 1.0
-    """Position events for each message."""
+    def __init__(self, measured: Measured, seed: int) -> None:
+        rng = random.Random(seed)
+        self.costs = costs(measured)
+        self.checks = checks(self.costs, measured)
+        self.days = {people: Day(people, Habits(), self.costs, rng) for people in DAYS}
+        self._measured = measured
 
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds of processor time and bytes, from the measurements."""
-
-    node_message: float
-    database_message: float
-    bus_message: float
-    node_batch: float
-    database_batch: float
-    bus_batch: float
-    """Of a batch, whatever is in it: round trips, a commit, a turn of the loop."""
-    bus_bytes: float
-    sign_in: float
-    connection_bytes: float
-
-    @property
-    def message(self) -> float:
-        return self.node_message + self.database_message + self.bus_message
-
-    @property
-    def batch(self) -> float:
-        return self.node_batch + self.database_batch + self.bus_batch
-
-
-def measured() -> tuple[Costs, dict[str, float]]:
-    """The model's parameters, and the measurements that it has to agree with."""
-    nodes = json.loads((BENCHMARKS / "nodes.json").read_text())["results"]
-    alone = json.loads((BENCHMARKS / "results.json").read_text())["results"]
-
-    def of_nodes(scenario: str, measure: str, count: int = 2) -> float:
-        return statistics.median(
-            float(each[measure])
-            for each in nodes
-            if each["peer"] == "duologue"
-            and each["nodes"] == count
-            and each["valid"]
-            and each["scenario"].startswith(scenario)
-        )
-
-    def of_one(scenario: str, measure: str) -> float:
-        found = [
-            each[measure] for each in alone if each["peer"] == "duologue" and each["scenario"].startswith(scenario)
+    def report(self) -> str:
+        lines = [
+            "# Simulation",
+            "",
+            "Made by `python -m bench.simulate` of [nodes.json](nodes.json). What is assumed of people, and",
         ]
-        return float(statistics.median(found))
+        lines += ["how full a server may be, is in bench/days.py; how messages wait is in bench/batches.py.", ""]
+        lines += ["## Parameters, measured", "", "| | |", "|---|---|"]
+        lines += [f"| {name} | {value} |" for name, value in _parameters(self.costs)]
+        lines += ["", "## Assumed, or chosen", "", "| | |", "|---|---|"]
+        lines += [f"| {name} | {value} |" for name, value in _assumed(Habits())]
+        lines += [
+            "",
+            "## Beside what was seen",
+            "",
+            "Model / measured (misfit). The costs of batches and messages are those of",
+        ]
+        smallest = self._measured.counts[0]
+        lines += [f"{smallest} nodes under load and at {PACED}: nothing else is fitted.", ""]
+        lines += ["| | | " + " | ".join(f"{count} nodes" for count in self._measured.counts) + " |"]
+        lines += ["|---" * (len(self._measured.counts) + 2) + "|", *map(_row, self.checks)]
+        lines += [
+            "",
+            "## The peak of a day, by people",
+            "",
+            "| | " + " | ".join(f"{people:,}" for people in DAYS) + " |",
+        ]
+        lines += ["|---" * (len(DAYS) + 1) + "|"]
+        for name in self.days[DAYS[-1]].figures:
+            cells = (_number(day.figures.get(name, math.nan)) for day in self.days.values())
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        return "\n".join([*lines, ""])
 
-    parts = ("nodes", "postgresql", "nats")
-    busy = {part: of_nodes("throughput", f"{part}_cpu_us_per_message") / 1e6 for part in parts}
-    calm = {part: of_nodes("1000", f"{part}_cpu_us_per_message") / 1e6 for part in parts}
-    # While few messages come each node's batches have about as many as arrive during one: the latency says how many.
-    in_a_batch = max(1.0, 500 * of_nodes("1000", "p50_ms") / 1000)
-    batch = {part: max(0.0, calm[part] - busy[part]) * in_a_batch for part in parts}
-    costs = Costs(
-        node_message=busy["nodes"],
-        database_message=busy["postgresql"],
-        bus_message=busy["nats"],
-        node_batch=batch["nodes"],
-        database_batch=batch["postgresql"],
-        bus_batch=batch["nats"],
-        bus_bytes=of_nodes("throughput", "bus_bytes_per_message"),
-        sign_in=of_one("reconnect, 1,000,000", "server_cpu_ms") / 1000,
-        connection_bytes=of_one("idle", "bytes_per_connection"),
-    )
-    seen = {
-        "deliveries a second, 2 nodes": of_nodes("throughput", "deliveries_per_second"),
-        "deliveries a second, 8 nodes": of_nodes("throughput", "deliveries_per_second", 8),
-        "p50 at 1,000 a second, 2 nodes, ms": of_nodes("1000", "p50_ms"),
-        "p99 at 1,000 a second, 2 nodes, ms": of_nodes("1000", "p99_ms"),
-    }
-    return costs, seen
-
-
-def committer(costs: Costs, rate: float, nodes: int, seconds: float, rng: random.Random) -> list[float]:
-    """Latencies of messages that come at random to `nodes` nodes which share one core, as in the benchmark: whoever has
-    messages takes them all and commits them; the others wait for the core and for the locks."""
-    free = 0.0
-    arrivals = [_poisson(rate / nodes, seconds, rng) for _ in range(nodes)]
-    waiting = [0] * nodes
-    latencies: list[float] = []
-    while True:
-        ready = [(arrivals[node][waiting[node]], node) for node in range(nodes) if waiting[node] < len(arrivals[node])]
-        if not ready:
-            return latencies
-        first, node = min(ready)
-        begin = max(free, first)
-        end_of_batch = waiting[node]
-        while end_of_batch < len(arrivals[node]) and arrivals[node][end_of_batch] <= begin:
-            end_of_batch += 1
-        count = max(1, end_of_batch - waiting[node])
-        free = begin + costs.batch + count * costs.message + SYNC
-        latencies += [free - arrivals[node][index] for index in range(waiting[node], waiting[node] + count)]
-        waiting[node] += count
-
-
-def _poisson(rate: float, seconds: float, rng: random.Random) -> list[float]:
-    times, now = [], 0.0
-    while (now := now + rng.expovariate(rate)) < seconds:
-        times.append(now)
-    return times
+    def figures(self) -> dict[str, str]:
+        """By the names that docs/scaling.md may use."""
+        costs, found = self.costs, {}
+        for part, cost in (("nodes", costs.nodes), ("postgresql", costs.postgresql), ("nats", costs.nats)):
+            found[f"{part}, message"] = _number(cost.message * 1e6)
+        for part, calm, hurried in zip(Cpu._fields, costs.sign_in, costs.hurried_sign_in, strict=True):
+            found[f"{part}, sign-in"] = _number(calm * 1000)
+            found[f"{part}, hurried sign-in"] = _number(hurried * 1000)
+        found |= {
+            "batch": _number(costs.all.batch * 1000),
+            "sync": _number(costs.sync * 1000),
+            "bus bytes": _number(costs.bus_bytes),
+            "connection": _number(costs.connection_bytes / 1000),
+            "user": _number(costs.user_bytes / 1000),
+            "stored": _number(costs.stored_bytes),
+            "hurried sign-ins": _number(self._measured(HURRIED_SIGN_IN, "sign_ins_per_second")),
+            "idle p50": _number(self._measured(IDLE, "p50_ms")),
+        }
+        for check in self.checks:
+            for count, pair in check.pairs.items():
+                found[f"{check.scenario}, {check.what}, {count}"] = _number(pair.seen)
+                found[f"misfit: {check.scenario}, {check.what}, {count}"] = f"{pair.misfit * 100:+.0f}"
+        for people, day in self.days.items():
+            for name, value in day.figures.items():
+                found[f"{people:,}: {name}"] = _number(value)
+        return found
 
 
-def storm(costs: Costs, connections: int, others: int, spread: float, rng: random.Random) -> tuple[float, float]:
-    """A node dies and its connections come to the `others`, each at a random moment of `spread` seconds. Returns the seconds
-    until the last one is signed in, and the longest that anybody waited."""
-    last = worst = 0.0
-    share = connections // others
-    for _ in range(min(others, 8)):  # they're alike
-        free = 0.0
-        for moment in sorted(rng.uniform(0, spread) for _ in range(share)):
-            free = max(free, moment) + costs.sign_in
-            worst = max(worst, free - moment)
-        last = max(last, free)
-    return last, worst
+def fill(page: str, figures: dict[str, str]) -> str:
+    """The page with its figures. Raises KeyError for a name that there isn't."""
+    return _FIGURE.sub(lambda found: figures[found[1]], page)
 
 
-def day(people: int, habits: Habits, costs: Costs, rng: random.Random) -> dict[str, Any]:
-    """What the peak of a day asks for."""
-    rate = people * habits.messages / 86_400 * habits.peak
-    writes = rate * (1 + habits.receipts)
-    connections = people * habits.online * habits.devices
-    arrivals = people * habits.visits * 2 / 86_400 * habits.peak
-    nodes = max(2 if people > DAYS[0] else 1, math.ceil(connections / CONNECTIONS_A_NODE))
-    while True:
-        # Each node commits what has come since its last commit.
-        commits = min(writes, nodes * COMMITS)
-        node_cpu = writes * costs.node_message + commits * costs.node_batch + arrivals / 2 * costs.sign_in
-        needed = math.ceil(node_cpu / NODE_SHARE)
-        if needed <= nodes:
-            break
-        nodes = min(nodes * 2, needed)
-    database_cpu = writes * costs.database_message + commits * costs.database_batch
-    databases = max(1, math.ceil(database_cpu / (DATABASE_CORES * DATABASE_SHARE)))
-    hints = arrivals * habits.watchers
-    everybody = arrivals * connections
-    survivors = max(1, nodes - 1)
-    took, waited = storm(costs, int(connections / nodes), survivors, 5.0, rng) if nodes > 1 else (0.0, 0.0)
-    return {
-        "messages a second at the peak": rate,
-        "connections at the peak": connections,
-        "nodes (one core each)": nodes,
-        "memory of a node's connections, MB": connections / nodes * costs.connection_bytes / 1e6,
-        f"database servers ({DATABASE_CORES} cores each)": databases,
-        "commits a second": commits,
-        "messages on the bus a second": writes * 2 + hints,
-        "bus, MB a second": (writes * costs.bus_bytes + hints * 200) / 1e6,
-        "presence, hints a second": hints,
-        "the same, if everybody were told": everybody,
-        "stored in a year, TB": people * habits.messages * 365 * STORED / 1e12,
-        "a node dies: all signed in again after, s": took,
-        "a node dies: the longest wait of one, s": waited,
-    }
+def _parameters(costs: Costs) -> list[tuple[str, str]]:
+    def three(costs: tuple[Cost, ...], part: str, unit: float) -> str:
+        return " + ".join(_number(getattr(each, part) * unit) for each in costs)
 
+    def cpu(cost: Cpu) -> str:
+        return " + ".join(_number(each * 1000) for each in cost) + " ms of a core"
 
-def report(costs: Costs, seen: dict[str, float], rng: random.Random) -> str:
-    calm = sorted(committer(costs, 1000, 2, 20.0, rng))
-    predicted = {
-        "deliveries a second, 2 nodes": 1 / costs.message,
-        "deliveries a second, 8 nodes": 1 / costs.message,
-        "p50 at 1,000 a second, 2 nodes, ms": calm[len(calm) // 2] * 1000,
-        "p99 at 1,000 a second, 2 nodes, ms": calm[int(len(calm) * 0.99)] * 1000,
-    }
-    lines = ["# Simulation", "", "Made by `python -m bench.simulate`; the assumptions are in bench/simulate.py.", ""]
-    lines += ["## Parameters, measured", "", "| | |", "|---|---|"]
-    lines += [
-        "| a message: nodes, PostgreSQL, NATS | "
-        + " + ".join(f"{cost * 1e6:.1f}" for cost in (costs.node_message, costs.database_message, costs.bus_message))
-        + " µs of a core |",
-        "| a batch, whatever is in it | "
-        + " + ".join(f"{cost * 1e6:,.0f}" for cost in (costs.node_batch, costs.database_batch, costs.bus_batch))
-        + f" µs of a core, and {SYNC * 1000:g} ms for the disk (assumed) |",
-        f"| a message on the bus, in and out | {costs.bus_bytes:,.0f} bytes |",
-        f"| a sign-in | {costs.sign_in * 1e6:,.0f} µs of a core |",
-        f"| an idle connection | {costs.connection_bytes:,.0f} bytes |",
+    parts = (costs.nodes, costs.postgresql, costs.nats)
+    log = (costs.wal_bytes, costs.wal_writes, costs.wal_syncs)
+    return [
+        ("a message: nodes, PostgreSQL, NATS", three(parts, "message", 1e6) + " µs of a core"),
+        ("a batch, whatever is in it", three(parts, "batch", 1e6) + " µs of a core"),
+        (
+            "of the nodes' part, the event loops",
+            _number(costs.loops.message * 1e6) + " and " + _number(costs.loops.batch * 1e6) + " µs",
+        ),
+        (
+            "a message, on the bus, in and out",
+            f"{_number(costs.bus_bytes)} bytes, {_number(costs.bus_messages)} messages",
+        ),
+        (
+            "a message, in the database's log",
+            "{} bytes, {} writes, {} syncs".format(*(_number(each.message) for each in log)),
+        ),
+        (
+            "a batch, in the database's log",
+            "{} bytes, {} writes, {} syncs".format(*(_number(each.batch) for each in log)),
+        ),
+        ("a sync of the log", f"{_number(costs.sync * 1000)} ms"),
+        ("a transaction alone", f"{_number(costs.look_up * 1000)} ms"),
+        ("a sign-in, and leaving: nodes, PostgreSQL, NATS", cpu(costs.sign_in)),
+        ("the same, as fast as they go", cpu(costs.hurried_sign_in)),
+        ("one client being told who came or went", cpu(costs.news)),
+        (
+            "a connection, and a user beside it",
+            f"{_number(costs.connection_bytes)} and {_number(costs.user_bytes)} bytes",
+        ),
+        ("a message stored, indexes included", f"{_number(costs.stored_bytes)} bytes"),
     ]
-    lines += ["", "## Checked against what was seen", "", "| | model | measured |", "|---|---|---|"]
-    lines += [f"| {name} | {predicted[name]:,.1f} | {value:,.1f} |" for name, value in seen.items()]
-    columns = {people: day(people, Habits(), costs, rng) for people in DAYS}
-    lines += ["", "## People a day", "", "| | " + " | ".join(f"{people:,}" for people in DAYS) + " |"]
-    lines.append("|---" * (len(DAYS) + 1) + "|")
-    for name in columns[DAYS[0]]:
-        lines.append(f"| {name} | " + " | ".join(_number(columns[people][name]) for people in DAYS) + " |")
-    return "\n".join([*lines, ""])
+
+
+def _assumed(habits: Habits) -> list[tuple[str, str]]:
+    low, high = habits.pause
+    chosen = f"{NODE_SHARE:.0%}, {CONNECTIONS_A_NODE:,}, {DATABASE_SHARE:.0%} of {DATABASE_CORES}"
+    return [
+        ("messages of a person a day, and receipts for each", f"{habits.messages:g}, {habits.receipts:g}"),
+        ("the peak's rate, of the mean", f"{habits.peak:g}"),
+        ("of a day's people online at the peak, devices of each", f"{habits.online:.0%}, {habits.devices:g}"),
+        ("visits of a person a day, clients who show them", f"{habits.visits:g}, {habits.watchers:g}"),
+        ("acquaintances of a person", f"{habits.acquaintances:g}"),
+        ("chosen: of a node's core, connections of a node, of a database server's cores, at most", chosen),
+        ("of what a message takes the loop, receiving", f"{RECEIVING:g}"),
+        ("who is cut off comes back after, s", f"{low:g} to {high:g}"),
+    ]
+
+
+def _row(check: Check) -> str:
+    cells = (f"{_number(pair.model)} / {_number(pair.seen)} ({pair.misfit:+.0%})" for pair in check.pairs.values())
+    return f"| {check.scenario} | {check.what} | " + " | ".join(cells) + " |"
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    if math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{float(f'{value:.3g}'):g}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.simulate", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=BENCHMARKS / "simulation.md")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--measured", type=Path, default=MEASURED, help="what `python -m bench.nodes` wrote")
+    parser.add_argument("--out", type=Path, default=SIMULATION)
+    parser.add_argument("--page", type=Path, default=SCALING, help="whose figures are renewed")
     options = parser.parse_args()
-    text = report(*measured(), random.Random(options.seed))
-    options.out.write_text(text)
-    print(text)
+    try:
+        simulation = Simulation(Measured(options.measured), options.seed)
+    except MissingMeasurement as error:
+        sys.exit(f"bench.simulate: {error}")
+    options.out.write_text(simulation.report())
+    options.page.write_text(fill(options.page.read_text(), simulation.figures()))
+    print(simulation.report())
 
 
 if __name__ == "__main__":
