@@ -1,4 +1,8 @@
-"""F7, F8, F9, F17, F26, F27: a machine that stalls, jumps in time, fills its disk or gets an old backup back."""
+"""F7, F8, F9, F17, F26, F27: a machine that stalls, jumps in time, fills its disk or gets an old backup back.
+
+Disks, backups and locks are those of one machine here; a shared database has them in tests/nodes/test_bad_disk.py,
+tests/store/test_failover.py and tests/store/test_postgres.py.
+"""
 
 from __future__ import annotations
 
