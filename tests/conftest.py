@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 import pytest
 
@@ -66,12 +65,41 @@ def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
     return random.Random(f"{seed} {request.node.nodeid}")
 
 
-class StartServer(Protocol):
+class StartServer:
+    """Starts `duologue serve`: on a folder, or as a node of its own on PostgreSQL and NATS. What is one folder's there is one
+    database's here."""
+
+    def __init__(self, folder: Path, several: tuple[Postgres, NatsServer] | None = None) -> None:
+        """`folder` is where a server has its data that is given no other."""
+        self.one_node = several is not None
+        self.servers: list[ServerProcess] = []
+        self._folder = folder
+        self._several = several
+        self._databases: dict[Path, str] = {}
+        self._stack = ExitStack()
+
     def __call__(
         self, *arguments: str, data: Path | None = None, env: Mapping[str, str] | None = None, module: str = "duologue"
     ) -> ServerProcess:
-        """Start `duologue serve` with `arguments` on the folder `data` (the test's own if None); see `process.duologue`."""
-        ...
+        """A running server with `arguments` on the folder `data` (the test's own if None); see `process.duologue`."""
+        if self._several is not None:
+            arguments = ("--database", self.database(data), "--bus", self._several[1].url, *arguments)
+        server = process.duologue(data or self._folder, *arguments, env=env, module=module)
+        self.servers.append(server)
+        return server.start()
+
+    def database(self, data: Path | None = None) -> str:
+        """The URL of what stands for that folder on a node."""
+        assert self._several is not None, "its data is in a folder"
+        folder = data or self._folder
+        if folder not in self._databases:
+            self._databases[folder] = self._stack.enter_context(self._several[0].database())
+        return self._databases[folder]
+
+    def close(self) -> None:
+        """End what was started, and judge its logs."""
+        with self._stack:
+            finish(self.servers)
 
 
 def finish(servers: list[ServerProcess]) -> None:
@@ -84,37 +112,27 @@ def finish(servers: list[ServerProcess]) -> None:
 
 
 ONE_NODE = "one node"
-"""The parameter of `start_server` with which its servers run on PostgreSQL and NATS."""
+"""The parameter of a fixture with which its servers run on PostgreSQL and NATS."""
 
-on_both = pytest.mark.parametrize("start_server", ["one machine", ONE_NODE], indirect=True)
+BOTH = ("one machine", ONE_NODE)
+
+on_both = pytest.mark.parametrize("start_server", BOTH, indirect=True)
 """For tests of promises that a node of several keeps as well."""
 
 
 @pytest.fixture
 def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartServer]:
     """Starts real `duologue serve` processes; all are stopped, and their logs judged, when the test ends."""
-    servers: list[ServerProcess] = []
-    databases: dict[Path, str] = {}
-    clustered = getattr(request, "param", "") == ONE_NODE
-    with ExitStack() as stack:
-        postgres: Postgres | None = request.getfixturevalue("postgres") if clustered else None
-        bus: NatsServer | None = request.getfixturevalue("nats") if clustered else None
+    start = StartServer(tmp_path / "data", several(request))
+    yield start
+    start.close()
 
-        def start(
-            *arguments: str, data: Path | None = None, env: Mapping[str, str] | None = None, module: str = "duologue"
-        ) -> ServerProcess:
-            folder = data or tmp_path / "data"
-            if postgres is not None and bus is not None:
-                # What is one folder's there is one database's here.
-                if folder not in databases:
-                    databases[folder] = stack.enter_context(postgres.database())
-                arguments = ("--database", databases[folder], "--bus", bus.url, *arguments)
-            server = process.duologue(folder, *arguments, env=env, module=module)
-            servers.append(server)
-            return server.start()
 
-        yield start
-        finish(servers)
+def several(request: pytest.FixtureRequest) -> tuple[Postgres, NatsServer] | None:
+    """What the nodes of a fixture stand on that has the parameter ONE_NODE."""
+    if getattr(request, "param", "") != ONE_NODE:
+        return None
+    return request.getfixturevalue("postgres"), request.getfixturevalue("nats")
 
 
 @pytest.fixture

@@ -65,6 +65,15 @@ def open_bus(
     return NatsBus(settings.bus.split(","), store.namespace, on_change)
 
 
+def hear_session_ends(
+    store: SqliteStore | PostgresStore, on_end: Callable[[str, bytes], None], on_missed: Callable[[], None]
+) -> None:
+    """`on_end` gets the user's id and the token's hash of each session that ends on whatever node; `on_missed` is called when
+    some may not have been heard of. On one machine there is nobody else who could end one."""
+    if not isinstance(store, SqliteStore):
+        store.hear_session_ends(on_end, on_missed)
+
+
 def open_registry(store: SqliteStore | PostgresStore, settings: Settings) -> Registry:
     """Who is connected to which node: kept where the nodes keep everything that they share."""
     assert not isinstance(store, SqliteStore)  # the settings demand a database for a bus

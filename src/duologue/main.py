@@ -20,7 +20,7 @@ import uvicorn
 import uvloop
 
 from duologue import logs
-from duologue.backends import open_bus, open_registry, open_store, where
+from duologue.backends import hear_session_ends, open_bus, open_registry, open_store, where
 from duologue.bus.local import LocalBus
 from duologue.domain.errors import StoreUnusable
 from duologue.domain.limits import ChatLimits
@@ -204,6 +204,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
     # On a bus of its own the node is alone, even with a database that others could share.
     registry = None if isinstance(bus, LocalBus) else open_registry(store, settings)
     gateway = Gateway(store, bus, clock, limits, registry)
+    hear_session_ends(store, gateway.sessions.note_end, gateway.compare_soon)
     outcomes = Outcomes(gateway.hub, gateway.presence, bus, store)
     bus.connect(gateway.hub.receive)
     connections = AddressBuckets(settings.connect_rate, settings.connect_burst)

@@ -1,25 +1,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.support import process
+from tests.conftest import BOTH, StartServer, several
 from tests.support.process import ServerProcess
+
+shared_on_both = pytest.mark.parametrize("shared_chat", BOTH, indirect=True)
+"""As `on_both`, for modules that share `chat_server`."""
 
 
 @pytest.fixture(scope="session")
-def shared_chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    data: Path = tmp_path_factory.mktemp("attacks")
-    with process.duologue(data / "data", "--presence-grace", "0") as server:
-        yield server
+def shared_chat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    start = StartServer(tmp_path_factory.mktemp("attacks") / "data", several(request))
+    yield start("--presence-grace", "0")
+    start.close()
 
 
 @pytest.fixture
 def chat_server(shared_chat: ServerProcess) -> Iterator[ServerProcess]:
-    """A real server with its defaults, one for the whole run: whatever a test does to it, it has to live on and must
-    not be surprised."""
+    """A real server with its defaults, shared by many tests: whatever one does to it, it has to live on and must not be
+    surprised."""
     mark = shared_chat.log_mark()
     yield shared_chat
     print("\n".join(shared_chat.log(mark)))

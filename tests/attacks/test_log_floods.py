@@ -10,7 +10,7 @@ import pytest
 
 from tests.attacks.wire import open_websocket, sign_in
 from tests.conformance.raw_websocket import TEXT, RawWebsocket, encode
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.support.client import ChatClient, Refused
 from tests.support.process import ServerProcess
 from tests.support.raw_http import HOST, RawHttp, exchange
@@ -55,6 +55,7 @@ async def test_broken_requests(start_server: StartServer) -> None:
     assert len(server.log()) <= MOST_LINES
 
 
+@on_both
 async def test_bad_names(start_server: StartServer) -> None:
     server = start_server()
 
@@ -110,6 +111,7 @@ async def say_it_everywhere(server: ServerProcess) -> None:
         await signed_in.ended()
 
 
+@on_both
 @pytest.mark.parametrize("format", ["text", "json"])
 async def test_nobody_writes_into_the_log(start_server: StartServer, format: str) -> None:
     server = start_server("--log-level", "debug", "--log-format", format)

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
+from tests.attacks.conftest import shared_on_both
 from tests.support.client import ChatClient, Refused
 from tests.support.process import ServerProcess
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, shared_on_both]
 
 FENCE = "nothing came before this"
 

@@ -7,10 +7,11 @@ import urllib.parse
 
 import pytest
 
+from tests.attacks.conftest import shared_on_both
 from tests.support.process import ROOT, ServerProcess
 from tests.support.raw_http import HOST, Response, exchange
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, shared_on_both]
 
 BROWSER = b"Accept-Encoding: gzip, deflate, br\r\n"
 

@@ -9,13 +9,13 @@ import aiohttp
 import pytest
 
 from tests.conformance.raw_websocket import RawWebsocket
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.support.client import ChatClient, Refused
 from tests.support.links import LinkFailed
 from tests.support.process import ServerProcess
 from tests.support.raw_http import HOST, Response, exchange
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, on_both]
 
 POLLING = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\n" + HOST + b"\r\n"
 OTHER_ADDRESS = "127.0.0.2"

@@ -6,9 +6,11 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
-from tests.conftest import StartServer
+from duologue.domain.identity import token_hash
+from tests.conftest import StartServer, on_both
 from tests.support.client import ChatClient, Refused
 from tests.support.raw_http import HOST, exchange
 
@@ -25,8 +27,24 @@ class Proposing(ChatClient):
         return {"username": self.username, **super()._auth()}
 
 
+async def kept(start_server: StartServer, folder: Path) -> dict[str, bytes]:
+    """All that is kept of people: the folder's files, or the rows of the database's tables as text, bytes in hexadecimal."""
+    if not start_server.one_node:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+    connection = await asyncpg.connect(start_server.database())
+    try:
+        names = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'duologue'")
+        rows = {name: await connection.fetch(f"SELECT t::text FROM duologue.{name} t") for (name,) in names}
+    finally:
+        connection.terminate()
+    return {name: "\n".join(row for (row,) in found).encode() for name, found in rows.items()}
+
+
+@on_both
 @pytest.mark.parametrize("format", ["text", "json"])
-async def test_a_token_is_in_no_log_and_no_file(start_server: StartServer, tmp_path: Path, format: str) -> None:
+async def test_a_token_is_in_no_log_and_nothing_that_is_kept(
+    start_server: StartServer, tmp_path: Path, format: str
+) -> None:
     server = start_server("--log-level", "debug", "--log-format", format)
     async with (
         ChatClient(server.url, "alice") as alice,
@@ -43,20 +61,33 @@ async def test_a_token_is_in_no_log_and_no_file(start_server: StartServer, tmp_p
                         await again.request("history", argument)
             with pytest.raises(Refused, match="invalid username"):
                 await ChatClient(server.url, token, session_id=f"{token} ").connect()
-        files = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
-        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in files}
+        while_it_runs = await kept(start_server, tmp_path / "data")
     assert server.terminate() == 0
-    files |= {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    at_rest = await kept(start_server, tmp_path / "data")
     log = "\n".join(server.log())
     assert "refused" in log, "nothing was logged, so this test shows nothing"
     for token in tokens:
         assert token not in log
-        for forms in (token.encode(), bytes.fromhex(token)):
-            assert not [path for path, content in files.items() if forms in content]
+        for form in (token.encode(), bytes.fromhex(token)):
+            for places in (while_it_runs, at_rest):
+                assert not [place for place, content in places.items() if form in content]
+    known_by = token_hash(alice.session_id)
+    forms = (known_by, known_by.hex().encode())
+    assert any(form in content for content in at_rest.values() for form in forms), (
+        "it's looked for where nothing is kept"
+    )
+
+
+async def test_the_files_are_closed_to_others(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server()
+    async with ChatClient(server.url, "alice") as alice:
+        await alice.send(alice.user_id, "hello")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "data").iterdir()}
     assert set(modes.values()) == {0o600}, modes
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
 
 
+@on_both
 async def test_only_the_whole_token_of_a_session_is_its_user(start_server: StartServer) -> None:
     server = start_server()
     async with ChatClient(server.url, "alice") as alice:
@@ -72,6 +103,7 @@ async def test_only_the_whole_token_of_a_session_is_its_user(start_server: Start
             assert rightful.user_id == alice.user_id
 
 
+@on_both
 async def test_a_token_in_an_address_signs_nobody_in(start_server: StartServer) -> None:
     """Addresses end up in logs of proxies and in histories, so a token there must be worth nothing."""
     server = start_server("--log-level", "debug")

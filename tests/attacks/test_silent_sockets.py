@@ -12,7 +12,7 @@ import pytest
 
 from tests.attacks.wire import open_websocket
 from tests.conformance.raw_websocket import TEXT, RawWebsocket, encode
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.support.client import ChatClient
 from tests.support.process import ServerProcess
 from tests.support.raw_http import HOST, RawHttp, exchange
@@ -132,6 +132,7 @@ async def talk(one: ChatClient, other: ChatClient) -> None:
         await asyncio.sleep(0.02)
 
 
+@on_both
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("many_descriptors")
 async def test_five_thousand_silent_sockets(start_server: StartServer) -> None:
@@ -142,7 +143,8 @@ async def test_five_thousand_silent_sockets(start_server: StartServer) -> None:
         talking = asyncio.create_task(talk(alice, bob))
         descriptors = server.descriptors()
         memory = []
-        for _ in range(2):
+        # A node has the same sockets: that it gives them up is enough, their memory is measured on one machine.
+        for _ in range(1 if start_server.one_node else 2):
             gone = await open_all(server)
             assert server.descriptors() - descriptors >= 4 * OF_A_KIND, "not all at once, so this shows nothing"
             await all_gone(gone)
@@ -151,4 +153,4 @@ async def test_five_thousand_silent_sockets(start_server: StartServer) -> None:
         assert not talking.done(), talking.exception()
         talking.cancel()
         # What the first round took is kept for the next one, which must not take as much again.
-        assert memory[1] - memory[0] < 10 * MEGABYTE, memory
+        assert memory[-1] - memory[0] < 10 * MEGABYTE, memory

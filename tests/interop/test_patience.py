@@ -62,6 +62,7 @@ async def test_a_stalled_server(start_server: StartServer, start_puppet: StartPu
     await stall(start_server, start_puppet, 0)
 
 
+@on_both
 @pytest.mark.torture
 async def test_a_server_that_stalls_for_forty_seconds(start_server: StartServer, start_puppet: StartPuppet) -> None:
     await stall(start_server, start_puppet, 40)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.support.client import PATIENCE, ChatClient
+from tests.support.client import ChatClient
+from tests.support.sockets import PATIENCE
 
 
 async def connected(client: ChatClient, user_id: str) -> None:

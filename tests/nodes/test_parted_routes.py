@@ -28,6 +28,9 @@ NOTICED = (SILENT_PULSES + 2) * PULSE
 SOON = 4.0
 """Seconds in which a node without part of the bus has what was said there: `ALERT_INTERVAL`, with room to spare."""
 
+AT_ONCE = 1.0
+"""Seconds in which a sign-out acts on every node, from the issue."""
+
 SLOW = 0.4
 """Seconds that anything takes on a slow route."""
 
@@ -78,6 +81,20 @@ async def test_nodes_notice_it_say_so_and_read_the_store_instead(servers: Server
     for node in (here, there):
         await until_health(node, WELL)
     await bob.close()
+
+
+async def test_who_signs_out_is_signed_out_before_anybody_notices(
+    servers: Servers, fleet: Fleet, database: str
+) -> None:
+    here, there = await _two(servers, fleet, database)
+    phone = await ChatClient(here, "ann").connect()
+    laptop = await ChatClient(there, "ann", session_id=phone.session_id).connect()
+    for device in (phone, laptop):
+        device.may_be_dismissed = True
+    await servers.part()
+    await phone.request("sign out", {})
+    await laptop.wait_ended(timeout=AT_ONCE)
+    assert laptop.dismissed
 
 
 async def test_who_came_and_went_meanwhile_is_seen_as_they_are(servers: Servers, fleet: Fleet, database: str) -> None:

@@ -24,6 +24,7 @@ HERD = 2_000
 MEGABYTE = 1_000_000
 
 
+@on_both
 async def test_a_storm_of_retries_is_one_message(start_server: StartServer) -> None:
     server = start_server()
     record = Record()
@@ -48,6 +49,7 @@ async def test_a_storm_of_retries_is_one_message(start_server: StartServer) -> N
             await socket.close()
 
 
+@on_both
 @pytest.mark.timeout(180)
 async def test_a_reader_that_never_reads_costs_nobody(start_server: StartServer) -> None:
     server = start_server("--message-rate", "1000000", "--message-burst", "1000000", "--max-unsent", str(MEGABYTE))

@@ -6,11 +6,12 @@ import asyncio
 import random
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.conftest import StartServer, on_both
@@ -33,18 +34,24 @@ GONE_WITHIN = 10.0
 Answer = dict[str, Any] | BaseException
 
 
-@contextmanager
-def write_lock(data: Path) -> Iterator[sqlite3.Connection]:
-    """No commit ends as long as this holds."""
-    (database,) = data.glob("*.db")
-    other = sqlite3.connect(database, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    try:
-        yield other
-    finally:
-        if other.in_transaction:
-            other.execute("ROLLBACK")
-        other.close()
+@asynccontextmanager
+async def no_commit(start_server: StartServer, data: Path) -> AsyncIterator[None]:
+    """No message is committed as long as this holds."""
+    if start_server.one_node:
+        node = await asyncpg.connect(start_server.database())
+        try:
+            await node.execute("BEGIN; LOCK TABLE duologue.message IN EXCLUSIVE MODE")
+            yield
+        finally:
+            node.terminate()  # with its transaction
+    else:
+        (database,) = data.glob("*.db")
+        other = sqlite3.connect(database, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            other.close()
 
 
 async def until_it_drains(client: ChatClient) -> Refused:
@@ -56,6 +63,7 @@ async def until_it_drains(client: ChatClient) -> Refused:
             return refusal
 
 
+@on_both
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
 async def test_a_drain_waits_for_the_commit(start_server: StartServer, tmp_path: Path, transport: str) -> None:
     """The commit can't end before the drain has begun, and yet every ack arrives, on the same connection, however many
@@ -66,7 +74,7 @@ async def test_a_drain_waits_for_the_commit(start_server: StartServer, tmp_path:
         bob = await ChatClient(server.url, "bob", record).connect()
         alice = await ChatClient(proxy.url, "alice", record, transport=transport).connect()
         proxy.to_client.delay = LATENCY
-        with write_lock(tmp_path / "data") as lock:
+        async with no_commit(start_server, tmp_path / "data"):
             sends = [asyncio.create_task(alice.send(bob.user_id, f"in flight {n}")) for n in range(IN_FLIGHT)]
             await asyncio.sleep(0)  # each of them is with the link
             await alice.request("typing", {"to": bob.user_id})  # comes after them, so the server has them all
@@ -79,8 +87,7 @@ async def test_a_drain_waits_for_the_commit(start_server: StartServer, tmp_path:
             with pytest.raises(ConnectionRefusedError):
                 await asyncio.open_connection(HOST, server.port)
             assert not any(send.done() for send in sends)
-            lock.execute("ROLLBACK")
-            answers = await asyncio.gather(*sends)
+        answers = await asyncio.gather(*sends)
         assert [answer["seq"] for answer in answers] == list(range(1, IN_FLIGHT + 1))
         await asyncio.gather(alice.wait_ended(), bob.wait_ended())
         assert await asyncio.to_thread(server.wait, GONE_WITHIN) == 0

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import ONE_NODE, StartServer, on_both
+from tests.conftest import StartServer, on_both
 from tests.support.client import ChatClient
 from tests.support.process import ServerProcess
 from tests.support.talk import Talk
@@ -47,9 +47,9 @@ async def run_against(server: ServerProcess, rng: random.Random, times: int, har
 
 
 @pytest.mark.timeout(240)
-async def test_twenty_kills(start_server: StartServer, rng: random.Random, request: pytest.FixtureRequest) -> None:
+async def test_twenty_kills(start_server: StartServer, rng: random.Random) -> None:
     # A node of several dies in tests/nodes as well.
-    await kill_again_and_again(start_server(), rng, 5 if ONE_NODE in request.node.nodeid else 20)
+    await kill_again_and_again(start_server(), rng, 5 if start_server.one_node else 20)
 
 
 @pytest.mark.torture

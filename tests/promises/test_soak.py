@@ -1,7 +1,6 @@
 """A server that people use while others come and go all the time: nothing is lost, and nothing of those who went stays.
 
-Every so often the visitors stay away for a moment, and the server has to come back to what it held before the first of them
-came: descriptors, threads, tasks, timers, deadlines. Memory has to stop growing.
+Every so often the visitors stay away for a moment, and the server is looked at (looks.py).
 """
 
 from __future__ import annotations
@@ -10,23 +9,18 @@ import asyncio
 import contextlib
 import itertools
 import random
-import statistics
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import pytest
 
-from duologue.store.postgres.store import READERS
-from tests.conftest import ONE_NODE, StartServer, on_both
+from tests.conftest import StartServer, on_both
 from tests.promises.judge import judge
+from tests.promises.looks import Looks
 from tests.support.client import ChatClient, ConnectionLost
 from tests.support.links import LinkFailed
 from tests.support.process import ServerProcess
 from tests.support.record import Record
-from tests.support.watched import Holding
 
 pytestmark = pytest.mark.asyncio
 
@@ -54,17 +48,11 @@ STEPS = 5
 BEAT = 1.0
 """Seconds between two heartbeats, and for the answer: who polls and leaves between two polls is noticed by these alone."""
 
-PATIENCE = 20.0
-"""Seconds in which the server has to hold no more than at first, once the visitors are away."""
-
 LIFE = 1e6
 """Seconds that no soak lasts."""
 
 REST = 1.0
 """Seconds that a visitor of the long soak stays away at most; those of the short one come again at once."""
-
-PAUSE = 0.2
-"""Seconds between two questions whether that is so."""
 
 GROWTH = 0.05
 """Of the memory, between the second third of the soak and the last; the first is for caches and the allocator."""
@@ -72,22 +60,6 @@ GROWTH = 0.05
 NOISE = 5_000_000
 """Bytes by which the memory of a server that has just started may still grow in a few seconds: its caches of
 statements, people and conversations fill."""
-
-KEPT = 5.0
-"""Blocks of memory that may be kept for each connection that came and went: who wrote lately is remembered, and so are their
-conversations. A connection that's gone and kept would take dozens."""
-
-SETTLES = 3
-"""The looks, the one before the first visitor included, that tell how many a server has of what it opens when it's needed."""
-
-STATEMENTS = 25
-"""That a node prepares on a connection to PostgreSQL. asyncpg has a timer for each, and uses more or fewer connections."""
-
-POOL = {"descriptors": READERS, "timers": READERS * STATEMENTS}
-"""What a node may hold more than at first."""
-
-LATER = ("descriptors", "threads")
-"""What it opens then, and keeps."""
 
 QUIET = (
     "--connect-rate", "1e6", "--connect-burst", "1e6", "--presence-grace", "0.5",
@@ -97,50 +69,16 @@ QUIET = (
 )  # fmt: skip
 
 
-@dataclass
-class Look:
-    """What the server holds with the visitors away."""
-
-    seconds: float
-    connects: int
-    messages: int
-    memory: int
-    descriptors: int
-    threads: int
-    holding: Holding
-
-    @property
-    def own(self) -> int:
-        """Bytes of memory without SQLite's caches, which grow with the database up to their limits."""
-        return self.memory - self.holding.sqlite
-
-    def counts(self) -> dict[str, int]:
-        holding = self.holding
-        return {
-            "descriptors": self.descriptors,
-            "threads": self.threads,
-            "connections": holding.connections,
-            "tasks": holding.tasks,
-            "timers": holding.timers,
-            "deadlines": holding.deadlines,
-        }
-
-
 class Soak:
     """Those who stay and those who come and go."""
 
-    def __init__(self, server: ServerProcess, rng: random.Random, rest: float, slack: Mapping[str, int]) -> None:
-        """`rest` is how many seconds a visitor stays away, at most; `slack` what may be held beyond what there was at first."""
+    def __init__(self, server: ServerProcess, rng: random.Random, rest: float) -> None:
+        """`rest` is how many seconds a visitor stays away, at most."""
         self.server = server
-        self._slack = slack
         self._rest = rest
         self._stop = False
         self.record = Record()
-        self.looks: list[Look] = []
-        self.clean: list[Look] = []
-        """Without garbage: after the first third and at the end. At each look this would hide garbage that piles up."""
         self._rng = rng
-        self._began = time.monotonic()
         self._connects = 0
         self._names = itertools.count()
         self.people = [ChatClient(server.url, f"person {number}", self.record) for number in range(PEOPLE)]
@@ -157,7 +95,6 @@ class Soak:
                     self.server.url, person.username, self.record, session_id=person.session_id, **kind
                 )
                 self.visitors.append(visitor)
-        await self.look()
 
     async def talk(self) -> None:
         """Those who stay, until told to stop. Each waits for the last answer: who doesn't can't know what is stored."""
@@ -179,45 +116,9 @@ class Soak:
                 group.create_task(self._arrive(until))
             group.create_task(self._knock(until))
 
-    async def look(self, collect: bool = False) -> None:
-        """Once the server holds no more than at first, or PATIENCE is over. With `collect` once more without its garbage."""
+    async def look(self, looks: Looks, collect: bool = False) -> None:
         self.doorman.events.clear()
-        give_up = time.monotonic() + PATIENCE
-        while True:
-            look = await asyncio.to_thread(self._look)
-            if time.monotonic() > give_up or self._settled(look):
-                self.looks.append(look)
-                break
-            await asyncio.sleep(PAUSE)
-
-        if collect:
-            self.clean.append(await asyncio.to_thread(self._look, True))
-
-    def _settled(self, look: Look) -> bool:
-        if not self.looks:
-            return look.holding.connections == len(self.people) + 1
-        allowed = self._allowed()
-        return all(count <= allowed.get(name, count) for name, count in look.counts().items())
-
-    def _allowed(self) -> dict[str, int]:
-        """What was held at first; of some things, once the first few looks have told how many."""
-        first, *more = (look.counts() for look in self.looks[:SETTLES])
-        known = {name: count for name, count in first.items() if name not in LATER}
-        if len(self.looks) >= SETTLES:
-            known |= {name: max(counts[name] for counts in (first, *more)) for name in LATER}
-        return {name: count + self._slack.get(name, 0) for name, count in known.items()}
-
-    def _look(self, collect: bool = False) -> Look:
-        server = self.server
-        mark = server.log_mark()
-        memory = server.rss()
-        server.ask_what_it_holds(collect)
-        said = server.wait_for_log("^holds (.*)", since=mark)
-        holding = msgspec.json.decode(said[1], type=Holding)
-        seconds = time.monotonic() - self._began
-        return Look(
-            seconds, self._connects, len(self.record.acks), memory, server.descriptors(), server.threads(), holding
-        )
+        await looks.take(self._connects, len(self.record.acks), collect)
 
     async def _speak(self, person: ChatClient) -> None:
         for number in itertools.count():
@@ -320,69 +221,37 @@ class Soak:
         for device in (*self.people, *self.visitors, self.doorman):
             await device.close()
 
-    def table(self) -> str:
-        heads = ["seconds", "connects", "messages", "MB", "MB without SQLite's", "blocks", *self.looks[0].counts()]
-        rows = [
-            [
-                f"{look.seconds:.0f}", f"{look.connects}", f"{look.messages}",
-                f"{look.memory / 1e6:.2f}", f"{look.own / 1e6:.2f}",
-                f"{look.holding.blocks}", *map(str, look.counts().values()),
-            ]
-            for look in self.looks
-        ]  # fmt: skip
-        lines = ["  ".join(f"{cell:>{len(head)}}" for cell, head in zip(row, heads, strict=True)) for row in rows]
-        return "\n".join(["  ".join(heads), *lines])
 
-    def faults(self, growth: int) -> list[str]:
-        """What grew. `growth` in bytes is what the memory may grow by from the second third of the looks to the last."""
-        return [*self._grown(), *self._memory(growth)]
-
-    def _grown(self) -> Iterator[str]:
-        for look in self.looks:
-            for name, allowed in self._allowed().items():
-                if (count := look.counts()[name]) > allowed:
-                    yield f"{count} {name} after {look.seconds:.0f} s, {allowed} at first"
-
-    def _memory(self, growth: int) -> Iterator[str]:
-        third = len(self.looks) // 3
-        second, last = self.looks[third : 2 * third], self.looks[2 * third :]
-        before, after = (statistics.median(look.own for look in looks) for looks in (second, last))
-        if after - before > growth:
-            yield f"the memory grew from {before:,.0f} to {after:,.0f} bytes, by more than {growth:,.0f}"
-        first, final = self.clean
-        kept = (final.holding.blocks - first.holding.blocks) / max(1, final.connects - first.connects)
-        if kept > KEPT:
-            yield f"{kept:.1f} blocks of memory were kept for each connection, more than {KEPT:g}"
-
-
-async def soak(
-    server: ServerProcess, rng: random.Random, rounds: int, seconds: float, rest: float, slack: Mapping[str, int]
-) -> Soak:
+async def soak(start_server: StartServer, rng: random.Random, rounds: int, seconds: float, rest: float) -> Looks:
     """So many times so many seconds of visitors, each followed by a look."""
-    soak = Soak(server, rng, rest, slack)
+    server = start_server(*QUIET, module="tests.support.watched")
+    soak = Soak(server, rng, rest)
+    looks = Looks(server, len(soak.people) + 1, start_server.one_node)
     await soak.begin()
+    await soak.look(looks)
     talking = asyncio.create_task(soak.talk())
     try:
         for number in range(rounds):
             await soak.churn(seconds)
-            await soak.look(collect=number in (rounds // 3, rounds - 1))
+            await soak.look(looks, collect=number in (rounds // 3, rounds - 1))
             assert not talking.done(), "somebody has stopped talking"
         soak.stop()
         async with asyncio.timeout(60):
             await talking
         await soak.judge()
     finally:
-        print(soak.table())
+        print(looks.table())
         talking.cancel()
         await asyncio.wait([talking])
         await soak.end()
-    return soak
+    return looks
 
 
+@on_both
 @pytest.mark.timeout(300)
 async def test_a_short_soak(start_server: StartServer, rng: random.Random) -> None:
-    short = await soak(start_server(*QUIET, module="tests.support.watched"), rng, rounds=4, seconds=2, rest=0, slack={})
-    assert short.faults(growth=NOISE) == []
+    looks = await soak(start_server, rng, rounds=3, seconds=2, rest=0)
+    assert looks.faults(growth=NOISE) == []
 
 
 @on_both
@@ -393,9 +262,7 @@ async def test_a_long_soak(
 ) -> None:
     seconds = 60 * request.config.getoption("--soak-minutes")
     rounds = min(60, max(9, round(seconds / 30)))
-    slack = POOL if request.node.callspec.params["start_server"] == ONE_NODE else {}
-    server = start_server(*QUIET, module="tests.support.watched")
-    long = await soak(server, rng, rounds, seconds / rounds, REST, slack)
+    looks = await soak(start_server, rng, rounds, seconds / rounds, REST)
     with capsys.disabled():
-        print(f"\n{long.table()}")
-    assert long.faults(growth=int(long.looks[rounds // 3].own * GROWTH)) == []
+        print(f"\n{looks.table()}")
+    assert looks.faults(growth=int(looks.taken[rounds // 3].own * GROWTH)) == []

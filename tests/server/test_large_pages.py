@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from tests.conftest import StartServer
+from tests.conftest import StartServer, on_both
 from tests.support.client import ChatClient
 from tests.support.process import ServerProcess
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, on_both]
 
 LONGEST = 8_000
 MESSAGES = 120

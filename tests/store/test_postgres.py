@@ -1,4 +1,4 @@
-"""What only several nodes on one database can get wrong: late commits, crossing batches, lost connections, failover."""
+"""What only several nodes on one database can get wrong: late commits, crossing batches, lost connections, damaged pages."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 import pytest
 
-from cluster.postgres import DATABASE, HOST, USER, Postgres
-from duologue.domain.errors import Code, Refusal, StoreUnusable
+from cluster.postgres import Postgres
+from duologue.domain.errors import Code, Refusal
 from duologue.domain.model import User
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt
-from duologue.store.postgres import PostgresStore, connection, schema, writer
-from duologue.store.postgres.connection import STATEMENT_TIMEOUT, connect
+from duologue.store.postgres import PostgresStore, writer
+from duologue.store.postgres.connection import STATEMENT_TIMEOUT
 from duologue.store.postgres.store import READERS
 from tests.support.proxy import Proxy
 
 from .conftest import ANN, BOB, CAT, Bench
+from .nodes import nodes, session
 
 pytestmark = pytest.mark.asyncio
 
@@ -37,36 +36,6 @@ _HOLD = """
     CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON duologue.message DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW WHEN (NEW.content = 'held') EXECUTE FUNCTION duologue.hold();
 """
-
-
-# A writing connection is known by the lock with which it keeps migrations out.
-_END_WRITERS = """
-    SELECT pg_terminate_backend(pid) FROM pg_locks
-    JOIN pg_database ON pg_database.oid = database AND datname = current_database()
-    WHERE locktype = 'advisory' AND mode = 'ShareLock'
-"""
-
-
-@asynccontextmanager
-async def nodes(url: str, count: int, users: Sequence[User] = (ANN, BOB, CAT)) -> AsyncIterator[list[Bench]]:
-    async with AsyncExitStack() as stack:
-        made = []
-        for _ in range(count):
-            bench = Bench(url)
-            await bench.open()
-            stack.push_async_callback(bench.close)
-            made.append(bench)
-        await made[0].people(*users)
-        yield made
-
-
-@asynccontextmanager
-async def session(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    connection = await connect(url)
-    try:
-        yield connection
-    finally:
-        connection.terminate()
 
 
 async def _until_waiting_for_a_lock(connection: asyncpg.Connection[asyncpg.Record], count: int) -> None:
@@ -165,251 +134,12 @@ async def test_a_commit_that_never_arrived_is_made_again(database: str, postgres
         assert [message.content for message in page.messages] == ["once"]
 
 
-async def test_sends_outlast_a_killed_database(own_postgres: Postgres, rng: random.Random) -> None:
-    """F20. PostgreSQL is killed and started again under load."""
-    async with nodes(own_postgres.url, 2) as benches:
-
-        async def send(bench: Bench, count: int) -> list[PendingMessage]:
-            return [await bench.send(rng.choice((ANN, CAT)), BOB, f"{n}") for n in range(count)]
-
-        sending = [asyncio.create_task(send(bench, 150)) for bench in benches]
-        await asyncio.to_thread(own_postgres.kill)
-        await asyncio.to_thread(own_postgres.start)
-        sent = [message for each in await asyncio.gather(*sending) for message in each]
-        assert {message.failure for message in sent} == {None}
-        assert sorted(message.recipient_version for message in sent) == list(range(1, 301))
-        stored = [
-            message.id
-            for peer in (ANN, CAT)
-            for message in (await benches[0].store.history(BOB.id, peer.id, None, None, 1000)).messages
-        ]
-        assert sorted(stored) == sorted(message.id for message in sent)
-
-
-async def test_a_failover_to_a_synchronous_standby_loses_nothing(
-    own_postgres: Postgres, standby_postgres: Postgres
-) -> None:
-    """F20. A commit waits for the standby, so what was acknowledged is there when it takes over."""
-    standby = standby_postgres
-    own_postgres.set(synchronous_standby_names="*")
-    url = f"postgresql://{USER}@{HOST}:{own_postgres.port},{HOST}:{standby.port}/{DATABASE}"
-    async with nodes(url, 1) as (bench,):
-        sent = [await bench.send(ANN, BOB, f"{n}") for n in range(20)]
-        await asyncio.to_thread(own_postgres.kill)
-        waiting = asyncio.create_task(bench.send(ANN, BOB, "during the failover"))
-        await asyncio.to_thread(standby.promote)
-        sent.append(await waiting)
-        assert {message.failure for message in sent} == {None}
-        page = await bench.store.history(BOB.id, ANN.id, None, None, 100)
-        assert [message.id for message in page.messages] == [message.id for message in sent]
-
-
-async def test_nothing_is_acknowledged_that_the_synchronous_standby_does_not_have(
-    own_postgres: Postgres, standby_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When the wait for the standby is given up the message may be in the primary, and a retry finds it there."""
-    own_postgres.set(synchronous_standby_names="*")
-    async with nodes(own_postgres.url, 1) as (bench,):
-        monkeypatch.setattr(connection, "STATEMENT_TIMEOUT", 0.5)
-        monkeypatch.setattr(writer, "PATIENCE", 1.0)
-        own_postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'duologue'")
-        standby_postgres.suspend()
-        try:
-            for _ in range(3):
-                assert (await bench.send(ANN, BOB, "same", id="the same")).failure is Code.UNAVAILABLE
-        finally:
-            standby_postgres.resume()
-        monkeypatch.undo()
-        sent = await bench.send(ANN, BOB, "same", id="the same")
-        assert (sent.failure, sent.seq) == (None, 1)
-
-
-async def test_who_takes_over_begins_a_new_epoch_before_anything_comes_from_it(
-    own_postgres: Postgres, standby_postgres: Postgres
-) -> None:
-    """The old primary may have acknowledged what the new one never had: numbers that clients know are given out again. A read
-    may find it out, or a write."""
-    url = f"postgresql://{USER}@{HOST}:{own_postgres.port},{HOST}:{standby_postgres.port}/{DATABASE}"
-    order: list[str] = []
-    benches = [Bench(url), Bench(url)]
-    for number, bench in enumerate(benches):
-        await bench.open(on_new_epoch=lambda number=number: order.append(f"new epoch {number}"))
-    await benches[0].people(ANN, BOB)
-    first, namespace = benches[0].store.epoch, benches[0].store.namespace  # type: ignore[attr-defined]
-    assert benches[1].store.epoch == first
-    own_postgres.sql("SELECT pg_switch_wal()")
-    await asyncio.to_thread(own_postgres.kill)
-    await asyncio.to_thread(standby_postgres.promote)
-
-    async def write() -> None:
-        await benches[0].send(ANN, BOB)
-        order.append("written 0")
-
-    async def read() -> None:
-        await benches[1].store.people([ANN.id])
-        order.append("read 1")
-
-    await asyncio.gather(write(), read())
-    assert order.index("new epoch 0") < order.index("written 0")
-    assert order.index("new epoch 1") < order.index("read 1")
-    assert len(order) == 4
-    epochs = {bench.store.epoch for bench in benches}
-    assert len(epochs) == 1
-    assert epochs != {first}
-    for bench in benches:
-        await bench.close()
-        await bench.open()
-        assert {bench.store.epoch} == epochs
-        assert bench.store.namespace == namespace  # type: ignore[attr-defined]
-        await bench.close()
-
-
-async def test_readers_leave_an_old_primary_that_still_answers(
-    own_postgres: Postgres, standby_postgres: Postgres
-) -> None:
-    """Nobody has fenced it: its connections live on when the writer has found the new one. What is read from the old one, idle
-    readers and those in the middle of a query alike, must not come with the new one's epoch."""
-    async with Proxy(own_postgres.port) as proxy, session(own_postgres.url) as old:
-        url = f"postgresql://{USER}@{HOST}:{proxy.port},{HOST}:{standby_postgres.port}/{DATABASE}"
-        async with nodes(url, 1) as (bench,):
-            store = bench.store
-            assert isinstance(store, PostgresStore)
-            await bench.send(ANN, BOB, "before")
-            await asyncio.gather(*(store._run(_a_while, readonly=True) for _ in range(READERS)))
-            begun, go_on = asyncio.Event(), asyncio.Event()
-
-            async def count(connection: asyncpg.Connection[asyncpg.Record]) -> int:
-                counted = int(await connection.fetchval("SELECT count(*) FROM duologue.message"))
-                begun.set()
-                await go_on.wait()
-                return counted
-
-            counting = asyncio.create_task(store._run(count, readonly=True))
-            await begun.wait()
-            await asyncio.to_thread(own_postgres.until_replicated)
-            await asyncio.to_thread(standby_postgres.promote)
-            proxy.refuse_others()
-            await old.execute(_END_WRITERS)
-            assert (await bench.send(ANN, BOB, "to the new one")).seq == 2
-            reads = [store.history(BOB.id, ANN.id, None, None, 10) for _ in range(READERS - 1)]
-            for page in await asyncio.gather(*reads):
-                assert [message.content for message in page.messages] == ["before", "to the new one"]
-            go_on.set()
-            assert await counting == 2
-
-
-async def _a_while(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    """As long as it takes the other readers to connect as well."""
-    await connection.execute("SELECT pg_sleep(0.5)")
-
-
 async def test_a_node_that_stands_still_in_a_transaction_holds_nobody_up_for_long(database: str) -> None:
     """A node that was stopped with SIGSTOP, or cut off, holds its locks; the database ends its transaction."""
     async with nodes(database, 1) as (bench,), session(database) as stopped:
         await stopped.execute("BEGIN")
         await stopped.execute("SELECT FROM duologue.person WHERE name = 'Bob' FOR NO KEY UPDATE")
         assert (await bench.send(ANN, BOB)).failure is None
-
-
-async def test_a_database_that_cannot_be_used_is_named_in_one_line(database: str, postgres: Postgres) -> None:
-    nobody = f"postgresql://me:secret@{HOST}:1/x"
-    with pytest.raises(StoreUnusable, match="can't be used") as refused:
-        await Bench(nobody).open()
-    assert "secret" not in str(refused.value)
-    assert "\n" not in str(refused.value)
-    with pytest.raises(StoreUnusable, match="does not exist"):
-        await Bench(database + "x").open()
-    bench = Bench(database)
-    await bench.open()
-    await bench.close()
-    async with session(database) as other:
-        await other.execute("UPDATE duologue.meta SET value = '99' WHERE name = 'oldest_reader'")
-    with pytest.raises(StoreUnusable, match="newer Duologue"):
-        await bench.open()
-
-
-async def test_data_restored_on_another_server_has_another_epoch(database: str) -> None:
-    bench = Bench(database)
-    await bench.open()
-    epoch = bench.store.epoch
-    await bench.close()
-    async with session(database) as other:
-        await other.execute("UPDATE duologue.meta SET value = '1' WHERE name = 'server'")
-    await bench.open()
-    assert bench.store.epoch != epoch
-    await bench.close()
-
-
-async def test_nodes_that_start_at_the_same_time_make_one_schema(postgres: Postgres) -> None:
-    for _ in range(4):
-        with postgres.database() as url:
-            benches = [Bench(url) for _ in range(6)]
-            await asyncio.gather(*(bench.open() for bench in benches))
-            assert len({bench.store.epoch for bench in benches}) == 1
-            for bench in benches:
-                await bench.close()
-
-
-async def test_nodes_of_two_adjacent_schema_versions_run_side_by_side(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A rolling upgrade: the first new node changes the schema while old ones go on, and can even be started again."""
-    async with nodes(database, 1) as (old,):
-        await old.send(ANN, BOB, "before")
-        new = Bench(database)
-        with monkeypatch.context() as next_version:
-            number = schema.VERSION + 1
-            added = "ALTER TABLE duologue.message ADD COLUMN edited bigint; CREATE INDEX ON duologue.message (edited)"
-            files = [*schema._files(), (number, added)]
-            next_version.setattr(schema, "_files", lambda: files)
-            next_version.setattr(schema, "VERSION", number)
-            next_version.setitem(schema.OLDEST_READERS, number, schema.VERSION - 1)
-            await new.open()
-        sent = [await each.send(ANN, BOB, "side by side") for each in (old, new, old, new)]
-        assert [message.seq for message in sent] == [2, 3, 4, 5]
-        await old.close()
-        await old.open()
-        assert (await old.send(BOB, ANN, "started again")).seq == 6
-        page = await old.store.sync(BOB.id, 0, None, 50, 50, 500)
-        assert [message.seq for message in page.conversations[0].messages] == [1, 2, 3, 4, 5, 6]
-        await new.close()
-
-
-async def test_a_node_for_which_the_data_has_become_too_new_writes_no_more(
-    database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """While it was away from the database nothing told the newer nodes that it was there."""
-    monkeypatch.setattr(writer, "PATIENCE", 0.5)
-    async with nodes(database, 1) as (old,), session(database) as other:
-        await other.execute("UPDATE duologue.meta SET value = '99' WHERE name = 'oldest_reader'")
-        await other.execute(_END_WRITERS)
-        assert (await old.send(ANN, BOB)).failure is Code.UNAVAILABLE
-        assert "install the release that the other nodes run" in caplog.text
-        await other.execute("UPDATE duologue.meta SET value = '1' WHERE name = 'oldest_reader'")
-        assert (await old.send(ANN, BOB)).failure is None
-
-
-async def test_a_change_of_the_schema_waits_for_no_long_transaction(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else every statement after it would wait behind it: it gives up, and so does the start."""
-    async with nodes(database, 1) as (old,), session(database) as reader:
-        await reader.execute("SET idle_in_transaction_session_timeout = 0")
-        await reader.execute("BEGIN")
-        await reader.execute("SELECT count(*) FROM duologue.message")
-        new = Bench(database)
-        with monkeypatch.context() as next_version:
-            number = schema.VERSION + 1
-            files = [*schema._files(), (number, "ALTER TABLE duologue.message ADD COLUMN edited bigint")]
-            next_version.setattr(schema, "_files", lambda: files)
-            next_version.setattr(schema, "VERSION", number)
-            next_version.setitem(schema.OLDEST_READERS, number, schema.VERSION - 1)
-            with pytest.raises(StoreUnusable, match="lock timeout"):
-                await new.open()
-            await reader.execute("COMMIT")
-            await new.open()
-            await new.close()
-        assert (await old.send(ANN, BOB)).failure is None
 
 
 async def test_a_batch_does_not_wait_long_for_a_lock_that_nobody_lets_go(database: str) -> None:

@@ -17,17 +17,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final, Self
 
-import msgspec
-
 from tests.support.coverage import Coverage
-from tests.support.links import Link, LinkFailed, open_link
+from tests.support.links import LinkFailed
 from tests.support.record import Ack, How, Message, MessageKey, Record, Sent, SocketLog
+from tests.support.sockets import PATIENCE, ConnectionLost, Event, NoAnswer, Refused, SocketClient
 
-PATIENCE: Final = 15.0
-"""Seconds to wait for an answer unless a test says otherwise."""
+__all__ = ["ChatClient", "ConnectionLost", "Event", "NoAnswer", "Refused", "stored_messages"]
 
 PAGE: Final = 200
 RETRY_PAUSE: Final = 0.05
@@ -35,27 +33,8 @@ RETRY_PAUSE: Final = 0.05
 
 _devices = itertools.count(1)
 
-Event = tuple[str, list[Any]]
 
-
-class ConnectionLost(Exception):
-    """The connection ended before the answer; what was asked may have happened or not."""
-
-
-class NoAnswer(Exception):
-    """No ack within the time-out; what was asked may have happened or not."""
-
-
-class Refused(Exception):
-    """The server said no: `code` of the table in docs/protocol.md, `answer` as it came."""
-
-    def __init__(self, code: str, answer: dict[str, Any]) -> None:
-        super().__init__(f"{code}: {answer}")
-        self.code = code
-        self.answer = answer
-
-
-class ChatClient:
+class ChatClient(SocketClient):
     """One device of one user. After `connect` it has `user_id`, `session_id` and, in the sync form, `cursor`.
 
     `guide=True` speaks as the guide's client does: no sync, `users` gets the roster. `transport` is "websocket" or "polling".
@@ -71,12 +50,10 @@ class ChatClient:
         guide: bool = False,
         transport: str = "websocket",
     ) -> None:
-        self.url = url
+        super().__init__(url, transport, f"{username}/{next(_devices)}")
         self.username = username
         self.record = record if record is not None else Record()
         self.guide = guide
-        self.transport = transport
-        self.device = f"{username}/{next(_devices)}"
         self.session_id = session_id
         self.user_id = ""
         self.cursor: str | None = None
@@ -85,38 +62,24 @@ class ChatClient:
         """The pages of the last sync."""
         self.heads: dict[str, int] = {}
         """Peer -> last seq that is known to exist."""
-        self.events: list[Event] = []
-        """Every event since the last connect, in order."""
-        self.link: Link | None = None
         self.log = SocketLog("", self.device, 0)
-        self._gone = asyncio.Event()
-        self._gone.set()
         self._held: dict[str, Coverage] = {}
         self.may_be_dismissed = False
         self.dismissed = False
         self._synced = False
         self._last_cursor: str | None = None
-        self._ack_ids = itertools.count()
-        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._waiters: list[tuple[Callable[[Event], bool], asyncio.Future[Event]]] = []
-        self._connected: asyncio.Future[None] | None = None
 
     # -- connection -------------------------------------------------------------------------------------------------
 
     async def connect(self, timeout: float = PATIENCE) -> Self:
         """Sign in, or resume the session from the last cursor. Raises `LinkFailed`, `Refused` or `ConnectionLost`."""
-        if self.link is not None:
+        if self.connected:
             raise RuntimeError("connected already")
-        self.events = []
         self._synced = False
         self._last_cursor = None
-        self._connected = asyncio.get_running_loop().create_future()
-        self._gone.clear()
         try:
             async with asyncio.timeout(timeout):
-                self.link = await open_link(self.transport, self.url, self)
-                self.link.send(b"0" + msgspec.json.encode(self._auth()))
-                await self._connected
+                await self._open(self._auth())
                 if not self.guide:
                     await self._finish_sync()
         except TimeoutError:
@@ -142,53 +105,11 @@ class ChatClient:
                         raise
                     await asyncio.sleep(refusal.answer["data"]["retryAfter"])
 
-    async def close(self) -> None:
-        """Leave politely."""
-        if self.link is not None:
-            await self.link.close()
-        self.cut()
-
-    def cut(self) -> None:
-        """Leave without a word, as a phone in a tunnel does."""
-        if self.link is not None:
-            self.link.abort()
-        else:
-            self._gone.set()
-
-    @property
-    def connected(self) -> bool:
-        return self.link is not None
-
     def _auth(self) -> dict[str, Any]:
         auth: dict[str, Any] = {"sessionID": self.session_id} if self.session_id else {"username": self.username}
         return auth if self.guide else {**auth, "sync": {"since": self.cursor}}
 
     # -- asking -----------------------------------------------------------------------------------------------------
-
-    async def request(self, event: str, *arguments: Any, timeout: float = PATIENCE) -> dict[str, Any]:
-        """Emit with an ack; the ack's argument. Raises `Refused`, `NoAnswer` or `ConnectionLost`."""
-        link = self._open_link()
-        ack_id = next(self._ack_ids)
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._pending[ack_id] = future
-        link.send(b"2%d" % ack_id + msgspec.json.encode([event, *arguments]))
-        try:
-            answer = await asyncio.wait_for(future, timeout)
-        except TimeoutError:
-            raise NoAnswer(event) from None
-        finally:
-            self._pending.pop(ack_id, None)
-        if "error" in answer:
-            raise Refused(answer["error"], answer)
-        return answer
-
-    def emit(self, event: str, *arguments: Any) -> None:
-        """Emit without an ack."""
-        self._open_link().send(b"2" + msgspec.json.encode([event, *arguments]))
-
-    def send_packet(self, packet: bytes) -> None:
-        """Send a Socket.IO packet as it is, right or wrong."""
-        self._open_link().send(packet)
 
     async def send(self, to: str, content: str, *, id: str | None = None, timeout: float = PATIENCE) -> dict[str, Any]:
         """Send a message once; `{id, seq, at}`. Raises as `request`; after all but `Refused`, retry with the same id."""
@@ -243,24 +164,6 @@ class ChatClient:
 
     # -- waiting ----------------------------------------------------------------------------------------------------
 
-    async def wait_for(self, wanted: Callable[[Event], bool], timeout: float = PATIENCE) -> Event:
-        """The first event since the connect that is wanted, past or to come."""
-        for event in self.events:
-            if wanted(event):
-                return event
-        future: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
-        self._waiters.append((wanted, future))
-        try:
-            return await asyncio.wait_for(future, timeout)
-        except TimeoutError:
-            raise NoAnswer(f"{self.device} saw only {self.events[-10:]}") from None
-        finally:
-            self._waiters = [waiter for waiter in self._waiters if waiter[1] is not future]
-
-    async def wait_for_event(self, name: str, timeout: float = PATIENCE) -> list[Any]:
-        """The arguments of the first event of that name."""
-        return (await self.wait_for(lambda event: event[0] == name, timeout))[1]
-
     async def wait_for_message(self, content: str, timeout: float = PATIENCE) -> dict[str, Any]:
         """The first live message with that text."""
         event = await self.wait_for(
@@ -269,58 +172,15 @@ class ChatClient:
         message: dict[str, Any] = event[1][0]
         return message
 
-    async def wait_ended(self, timeout: float = PATIENCE) -> None:
-        """Wait until the connection is gone."""
-        await asyncio.wait_for(self._gone.wait(), timeout)
-
-    # -- Receiver: what comes from the link ---------------------------------------------------------------------------
-
-    def packet(self, packet: bytes) -> None:
-        body = packet[1:]
-        match packet[:1]:
-            case b"2":
-                name, *arguments = msgspec.json.decode(body)
-                self._on_event((name, arguments))
-            case b"3":
-                start = body.index(b"[")
-                self._settle(int(body[:start]), msgspec.json.decode(body[start:]))
-            case b"4":
-                refusal = msgspec.json.decode(body)
-                self._fail_connect(Refused(refusal["message"], refusal))
-            case b"1":
-                # The stock client stays away for good: unless its session has ended this server closes transports instead.
-                if not self.may_be_dismissed:
-                    self.record.broken.append(f"{self.log.name} was dismissed by a DISCONNECT packet")
-                self.dismissed = True
-                self.cut()
-
-    def ended(self, reason: str) -> None:
-        self.link = None
-        self._fail_connect(ConnectionLost(reason))
-        pending, self._pending = self._pending, {}
-        for future in pending.values():
-            if not future.done():
-                future.set_exception(ConnectionLost(reason))
-        self._gone.set()
-
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _open_link(self) -> Link:
-        if self.link is None:
-            raise ConnectionLost("not connected")
-        return self.link
+    def _on_dismissal(self) -> None:
+        # Unless its session has ended this server closes transports instead.
+        if not self.may_be_dismissed:
+            self.record.broken.append(f"{self.log.name} was dismissed by a DISCONNECT packet")
+        self.dismissed = True
 
-    def _fail_connect(self, error: Exception) -> None:
-        if self._connected is not None and not self._connected.done():
-            self._connected.set_exception(error)
-
-    def _settle(self, ack_id: int, arguments: list[Any]) -> None:
-        future = self._pending.pop(ack_id, None)
-        if future is not None and not future.done():
-            future.set_result(arguments[0] if arguments else {})
-
-    def _on_event(self, event: Event) -> None:
-        name, arguments = event
+    def _on_event(self, name: str, arguments: list[Any]) -> None:
         match name:
             case "session":
                 self._on_session(arguments[0])
@@ -338,10 +198,6 @@ class ChatClient:
                 self._on_message(arguments[0])
         if arguments and isinstance(arguments[0], dict) and (cursor := arguments[0].get("cursor")) and name != "sync":
             self._on_cursor(cursor)
-        self.events.append(event)
-        for wanted, future in self._waiters:
-            if not future.done() and wanted(event):
-                future.set_result(event)
 
     def _on_session(self, session: dict[str, Any]) -> None:
         if self.user_id and session["userID"] != self.user_id:
@@ -359,10 +215,6 @@ class ChatClient:
             self._hold(user["userID"], [message["seq"] for message in user["messages"]])
         self.log.keep()
         self._settle_connect()
-
-    def _settle_connect(self) -> None:
-        if self._connected is not None and not self._connected.done():
-            self._connected.set_result(None)
 
     def _on_message(self, value: dict[str, Any]) -> None:
         self.log.note([value], How.LIVE, value.get("cursor"))

@@ -21,6 +21,7 @@ from uvloop.loop import TimerHandle  # type: ignore[attr-defined]
 import duologue.main
 from duologue.cli import main
 from duologue.server.transport import SocketServer
+from tests.support.process import ServerProcess
 
 
 class Holding(msgspec.Struct, frozen=True):
@@ -36,6 +37,13 @@ class Holding(msgspec.Struct, frozen=True):
     """Of memory that Python has given to its objects, each at most 512 bytes."""
     sqlite: int
     """Bytes that SQLite has for its pages and statements; the caches have their own limits (store/sqlite/connection.py)."""
+
+
+def what_it_holds(server: ServerProcess, collect: bool = False) -> Holding:
+    """Ask a server that runs here in this way; with `collect` it collects its garbage before."""
+    mark = server.log_mark()
+    server.ask_what_it_holds(collect)
+    return msgspec.json.decode(server.wait_for_log("^holds (.*)", since=mark)[1], type=Holding)
 
 
 _servers: list[SocketServer] = []

@@ -60,6 +60,11 @@ class Comparison:
         self._due = AFTER_CHANGE  # also when it's back: what was published meanwhile was lost
         self._changed.set()
 
+    def look_soon(self) -> None:
+        """Something may have been missed, whatever the bus does."""
+        self._due = max(self._due, 1)
+        self._changed.set()
+
     async def run(self) -> None:
         while True:
             calm = self._works and not self._due

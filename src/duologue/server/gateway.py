@@ -138,6 +138,10 @@ class Gateway:
         for client in self.hub.all_clients():
             client.socket.close("the store has another epoch")
 
+    def compare_soon(self) -> None:
+        """What the store announces to all nodes may have been missed."""
+        self._comparison.look_soon()
+
     def without(self) -> Sequence[str]:
         """What the node does without for the time being, in words for its health."""
         return () if self.reach is None else self.reach.without()

@@ -1,6 +1,7 @@
 """The end of a session: the store forgets it, every node hears of it and closes the sockets that were signed in by it.
 
-What a node doesn't hear, because the bus was away, it finds when it next compares with the store.
+A node hears of it twice, on the bus and from a store that several share, for either may be away; of what it hears by neither, it
+finds out when it next compares with the store.
 """
 
 from __future__ import annotations
@@ -96,6 +97,10 @@ class Sessions:
     def _heard(self, _: str, data: bytes) -> None:
         """From any node, this one included; a stranger on the bus may have sent anything."""
         user_id, session = data[:USER_ID_LENGTH].decode(errors="replace"), data[USER_ID_LENGTH:]
+        self.note_end(user_id, session)
+
+    def note_end(self, user_id: str, session: bytes) -> None:
+        """A session has ended, on whatever node; to be told it twice, or of none, does no harm."""
         if not is_user_id(user_id) or len(session) != _HASH_LENGTH:
             return
         self._remember(session)

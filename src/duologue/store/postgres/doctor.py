@@ -15,8 +15,8 @@ from duologue.store.postgres.store import READERS
 SKEW: Final = 2.0
 """Seconds by which this machine's clock may differ from the server's."""
 
-CONNECTIONS_PER_NODE: Final = READERS + 2
-"""The readers, the writer, and one to start with."""
+CONNECTIONS_PER_NODE: Final = READERS + 3
+"""The readers, the writer, the one that listens, and one to start with."""
 
 _SETTINGS: Final = """
     SELECT name, setting FROM pg_settings WHERE name IN (

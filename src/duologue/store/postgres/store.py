@@ -1,4 +1,5 @@
-"""The store on PostgreSQL: one writing connection on a thread of its own, a pool for reading on the event loop's."""
+"""The store on PostgreSQL: one writing connection on a thread of its own; on the event loop's a pool for reading, and
+one that listens."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from duologue.store.postgres.connection import (
     connect,
     connect_options,
 )
+from duologue.store.postgres.ends import SessionEnds
 from duologue.store.postgres.registry import PostgresRegistry
 from duologue.store.postgres.writer import Writer
 from duologue.store.work import Departure, NewGuest, SessionEnd
@@ -87,6 +89,7 @@ class PostgresStore:
 
     def __init__(
         self,
+        url: str,
         life: _Life,
         committer: Committer,
         writer: Writer,
@@ -95,6 +98,7 @@ class PostgresStore:
         people: int,
         count_up_to: int,
     ) -> None:
+        self._url = url
         self._life = life
         self.refusal: Callable[[], Refusal | None] = committer.refusal
         self.submit: Callable[[Pending], None] = committer.submit
@@ -107,7 +111,7 @@ class PostgresStore:
         self._count_up_to = count_up_to
         self._waiting = 0
         self._open = True
-        self._counting = asyncio.create_task(self._count(), name="people count")
+        self._tasks = [asyncio.create_task(self._count(), name="people count")]
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -150,7 +154,7 @@ class PostgresStore:
             raise
         committer = Committer(writer, loop, sink, on_failure, max_pending, max_batch)
         committer.start()
-        return cls(life, committer, writer, pool, clock, people, count_up_to)
+        return cls(url, life, committer, writer, pool, clock, people, count_up_to)
 
     @property
     def epoch(self) -> str:
@@ -216,7 +220,8 @@ class PostgresStore:
 
     async def _close(self) -> None:
         self._open = False
-        self._counting.cancel()
+        for task in self._tasks:
+            task.cancel()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._pool.close()
@@ -234,6 +239,11 @@ class PostgresStore:
                 self._counted = max(self._counted, await self._read(queries.count, self._count_up_to))
             except Refusal as refusal:
                 _log.warning("the people can't be counted, trying again: %s", refusal)
+
+    def hear_session_ends(self, on_end: Callable[[str, bytes], None], on_missed: Callable[[], None]) -> None:
+        """Until the store is closed; see `SessionEnds`. To be called once."""
+        ends = SessionEnds(self._url, self._life.greet, lambda: self._life.epoch, on_end, on_missed)
+        self._tasks.append(asyncio.create_task(ends.run(), name="ends of sessions"))
 
     def registry(self, lease: float) -> PostgresRegistry:
         """This node's hold on who is connected where; it is alive for `lease` seconds after each renewal."""

@@ -23,6 +23,7 @@ from duologue.domain.errors import Code, StoreUnusable
 from duologue.domain.ports import Clock, Pending, PendingMessage
 from duologue.store.ledger import Account, Head, Ledger, MessageKey, Pair, Stored, names
 from duologue.store.postgres.connection import DAMAGED, LOST, RETRYABLE, STATEMENT_TIMEOUT, Connection, connect
+from duologue.store.postgres.ends import announce
 from duologue.store.postgres.keys import conversation_key, user_id, user_key
 from duologue.store.postgres.schema import Identity, identify, join, keep_migrations_out, leave
 from duologue.store.work import Departure, NewGuest, OneOff, SessionEnd, Work, encodable, fail
@@ -89,7 +90,7 @@ _GUEST = """
 
 _SAME_GUEST = "SELECT 1 FROM duologue.session WHERE token_hash = $1 AND person = $2"
 
-_SESSION_END = "DELETE FROM duologue.session WHERE token_hash = ANY($1::bytea[])"
+_SESSION_END = "DELETE FROM duologue.session WHERE token_hash = ANY($1::bytea[]) RETURNING person, token_hash"
 
 _LEFT = "UPDATE duologue.person SET last_seen = greatest(last_seen, $1) WHERE id = ANY($2::bigint[])"
 
@@ -299,7 +300,8 @@ class Writer:
     async def _write_session_ends(self, connection: Connection, works: Sequence[OneOff]) -> None:
         ended = [work.token_hash for work in works if isinstance(work, SessionEnd)]
         if ended:
-            await connection.execute(_SESSION_END, ended)
+            gone = await connection.fetch(_SESSION_END, ended)
+            await announce(connection, [(person, token_hash) for person, token_hash in gone])
 
     async def _say_goodbye(self) -> None:
         """Let migrations and newer nodes in at once: the server would notice only a moment later that the connection is gone."""

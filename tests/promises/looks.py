@@ -1,0 +1,153 @@
+"""What a server holds whenever its visitors are away: it has to come back to what it held before the first of them came, and its
+memory has to stop growing."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from duologue.store.postgres.store import READERS
+from tests.support.process import ServerProcess
+from tests.support.watched import Holding, what_it_holds
+
+PATIENCE: Final = 20.0
+"""Seconds in which the server has to hold no more than at first, once the visitors are away."""
+
+PAUSE: Final = 0.2
+"""Seconds between two questions whether that is so."""
+
+KEPT: Final = 5.0
+"""Blocks of memory that may be kept for each connection that came and went: who wrote lately is remembered, and so are their
+conversations. A connection that's gone and kept would take dozens."""
+
+SETTLES: Final = 3
+"""The looks, the one before the first visitor included, that tell how many a server has of what it opens when it's needed."""
+
+LATER: Final = ("descriptors", "threads")
+"""What it opens then, and keeps."""
+
+STATEMENTS: Final = 25
+"""That a node prepares on a connection to PostgreSQL. asyncpg has a timer for each, and uses more or fewer connections."""
+
+POOL: Final = {"descriptors": READERS, "timers": READERS * STATEMENTS}
+"""What a node may hold more than at first."""
+
+STATEMENT: Final = 100
+"""Blocks of memory that a prepared statement has at most."""
+
+
+@dataclass
+class Look:
+    """What the server holds with the visitors away."""
+
+    seconds: float
+    connects: int
+    messages: int
+    memory: int
+    descriptors: int
+    threads: int
+    holding: Holding
+
+    @property
+    def own(self) -> int:
+        """Bytes of memory without SQLite's caches, which grow with the database up to their limits."""
+        return self.memory - self.holding.sqlite
+
+    def counts(self) -> dict[str, int]:
+        holding = self.holding
+        return {
+            "descriptors": self.descriptors,
+            "threads": self.threads,
+            "connections": holding.connections,
+            "tasks": holding.tasks,
+            "timers": holding.timers,
+            "deadlines": holding.deadlines,
+        }
+
+
+class Looks:
+    """All looks of one run, and what they say together."""
+
+    def __init__(self, server: ServerProcess, connections: int, one_node: bool) -> None:
+        """`connections` are those that stay when the visitors are away."""
+        self.taken: list[Look] = []
+        self._clean: list[Look] = []
+        """Without garbage: after the first third and at the end. At each look this would hide garbage that piles up."""
+        self._server = server
+        self._connections = connections
+        self._slack = POOL if one_node else {}
+        self._began = time.monotonic()
+
+    async def take(self, connects: int, messages: int, collect: bool = False) -> None:
+        """Once the server holds no more than at first, or PATIENCE is over; after so many connects and messages. With
+        `collect` once more without its garbage."""
+        give_up = time.monotonic() + PATIENCE
+        while True:
+            look = await asyncio.to_thread(self._look, connects, messages)
+            if time.monotonic() > give_up or self._settled(look):
+                self.taken.append(look)
+                break
+            await asyncio.sleep(PAUSE)
+        if collect:
+            self._clean.append(await asyncio.to_thread(self._look, connects, messages, True))
+
+    def table(self) -> str:
+        heads = ["seconds", "connects", "messages", "MB", "MB without SQLite's", "blocks", *self.taken[0].counts()]
+        rows = [
+            [
+                f"{look.seconds:.0f}", f"{look.connects}", f"{look.messages}",
+                f"{look.memory / 1e6:.2f}", f"{look.own / 1e6:.2f}",
+                f"{look.holding.blocks}", *map(str, look.counts().values()),
+            ]
+            for look in self.taken
+        ]  # fmt: skip
+        lines = ["  ".join(f"{cell:>{len(head)}}" for cell, head in zip(row, heads, strict=True)) for row in rows]
+        return "\n".join(["  ".join(heads), *lines])
+
+    def faults(self, growth: int) -> list[str]:
+        """What grew. `growth` in bytes is what the memory may grow by from the second third of the looks to the last."""
+        return [*self._grown(), *self._memory(growth)]
+
+    def _look(self, connects: int, messages: int, collect: bool = False) -> Look:
+        server = self._server
+        memory = server.rss()
+        holding = what_it_holds(server, collect)
+        seconds = time.monotonic() - self._began
+        return Look(seconds, connects, messages, memory, server.descriptors(), server.threads(), holding)
+
+    def _settled(self, look: Look) -> bool:
+        if not self.taken:
+            return look.holding.connections == self._connections
+        allowed = self._allowed()
+        return all(count <= allowed.get(name, count) for name, count in look.counts().items())
+
+    def _allowed(self) -> dict[str, int]:
+        """What was held at first; of some things, once the first few looks have told how many."""
+        first, *more = (look.counts() for look in self.taken[:SETTLES])
+        known = {name: count for name, count in first.items() if name not in LATER}
+        if len(self.taken) >= SETTLES:
+            known |= {name: max(counts[name] for counts in (first, *more)) for name in LATER}
+        return {name: count + self._slack.get(name, 0) for name, count in known.items()}
+
+    def _grown(self) -> Iterator[str]:
+        for look in self.taken:
+            for name, allowed in self._allowed().items():
+                if (count := look.counts()[name]) > allowed:
+                    yield f"{count} {name} after {look.seconds:.0f} s, {allowed} at first"
+
+    def _memory(self, growth: int) -> Iterator[str]:
+        third = len(self.taken) // 3
+        second, last = self.taken[third : 2 * third], self.taken[2 * third :]
+        before, after = (statistics.median(look.own for look in looks) for looks in (second, last))
+        if after - before > growth:
+            yield f"the memory grew from {before:,.0f} to {after:,.0f} bytes, by more than {growth:,.0f}"
+        first, final = self._clean
+        statements = max(0, final.holding.timers - first.holding.timers)
+        grown = final.holding.blocks - first.holding.blocks - STATEMENT * statements
+        kept = grown / max(1, final.connects - first.connects)
+        if kept > KEPT:
+            yield f"{kept:.1f} blocks of memory were kept for each connection, more than {KEPT:g}"
