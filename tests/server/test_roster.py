@@ -58,7 +58,9 @@ async def test_beyond_announce_people_the_latest_acquaintances_and_presence_of_t
         tab = await guide(inside, "ann", ann.session_id)
         assert listed(tab, *people) == {"00": ["0-0", "again"], "03": ["3-0"]}
         # Whom somebody with thousands of conversations comes to is told to the latest of them, and no more are read.
-        assert sorted(await inside.store.peers(ann.user_id, 2)) == sorted([people[0].user_id, people[3].user_id])
+        assert sorted((await inside.store.peers([ann.user_id], 2))[ann.user_id]) == sorted(
+            [people[0].user_id, people[3].user_id]
+        )
 
 
 async def test_the_people_count_for_what_may_wait_for_one_socket(tmp_path: Path) -> None:

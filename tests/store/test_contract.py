@@ -89,7 +89,7 @@ async def test_a_conversation_with_oneself(ready: Bench) -> None:
     assert page.version == 1
     assert page.conversations[0].unread == 0
     assert [m.id for m in page.conversations[0].messages] == [sent.id]
-    assert await ready.store.peers(ANN.id, 10) == [ANN.id]
+    assert await ready.store.peers([ANN.id], 10) == {ANN.id: [ANN.id]}
 
 
 async def test_receipts_only_move_forward_and_never_past_the_end(ready: Bench) -> None:

@@ -209,7 +209,7 @@ async def test_a_damaged_page_costs_only_those_whose_it_is(
         own_postgres.set(enable_seqscan="off")  # the whole of a table so small would be read for one row
         await asyncio.to_thread(own_postgres.damage, "duologue.dialog")
         caplog.clear()
-        for read in (bench.store.peers(ANN.id, 10), bench.store.history(ANN.id, BOB.id, None, None, 10)):
+        for read in (bench.store.peers([ANN.id], 10), bench.store.history(ANN.id, BOB.id, None, None, 10)):
             with pytest.raises(Refusal) as refused:
                 await read
             assert refused.value.code is Code.UNAVAILABLE

@@ -51,7 +51,7 @@ async def test_reads_take_a_fixed_number_of_statements(ready: Bench) -> None:
     assert _cost(ready, lambda c: queries.roster(c, NONE, ANN.id, 10, 10, 50, 500))[0] == 4
     assert _cost(ready, lambda c: queries.roster(c, NONE, ANN.id, 1, 10, 50, 500))[0] == 5
     assert _cost(ready, lambda c: queries.history(c, NONE, ANN.id, BOB.id, None, None, 50))[0] == 4
-    assert _cost(ready, lambda c: queries.peers(c, NONE, ANN.id, 10))[0] == 2
+    assert _cost(ready, lambda c: queries.peers(c, NONE, [ANN.id], 10))[0] == 2
 
 
 async def test_a_reconnect_costs_the_same_after_a_hundred_times_the_history(ready: Bench) -> None:

@@ -126,7 +126,7 @@ class GatedStore(SqliteStore):
     async def people(self, ids: Sequence[str]) -> list[Person]:
         return await self._gated("people", partial(super().people, ids))
 
-    async def peers(self, *arguments: Any) -> list[str]:
+    async def peers(self, *arguments: Any) -> dict[str, list[str]]:
         return await self._gated("peers", partial(super().peers, *arguments))
 
     async def sync(self, *arguments: Any) -> SyncPage:

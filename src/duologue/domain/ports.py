@@ -124,9 +124,10 @@ class Store(Protocol):
         """People with ids above `after` ('' for the start)."""
         ...
 
-    async def peers(self, user: str, limit: int) -> list[str]:
-        """The ids of those with whom the user has a conversation (themselves too, if they wrote to themselves): of the
-        `limit` conversations that changed last, the latest first."""
+    async def peers(self, users: Sequence[str], limit: int) -> dict[str, list[str]]:
+        """For each of the users the ids of those with whom they have a conversation (themselves too, if they wrote to
+        themselves), of the `limit` conversations that changed last; in no particular order. Nobody for a user who doesn't
+        exist."""
         ...
 
     async def versions(self, users: Sequence[str]) -> dict[str, int]:

@@ -15,10 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Protocol
 
-from duologue.domain.errors import Code, Refusal
 from duologue.domain.identity import is_user_id
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import User
@@ -29,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE: Final = 500
 """Users in one write to the registry or one look-up."""
+
+PEERS_AT_ONCE: Final = 16
+"""Users whose acquaintances are read at once; each may have `roster_people` of them."""
 
 MAX_LOOKS: Final = 100_000
 """Users who wait to be looked up; hints beyond that are dropped."""
@@ -260,21 +262,16 @@ class Elsewhere:
                     self._moved.update(dict.fromkeys(users))
                     await asyncio.sleep(RETRY_PAUSE)
 
-    async def _hint_at(self, users: Iterable[str]) -> None:
-        everybody = self._local.everybody_is_announced()
+    async def _hint_at(self, users: Sequence[str]) -> None:
         for user_id in users:
             self._bus.publish_topic(f"p.{user_id}", b"")
-            if not everybody:
-                for peer in await self._peers(user_id):
+        if self._local.everybody_is_announced():
+            return
+        for start in range(0, len(users), PEERS_AT_ONCE):
+            some = users[start : start + PEERS_AT_ONCE]
+            for user_id, peers in (await self._store.peers(some, self._limits.roster_people)).items():
+                for peer in peers:
                     self._bus.publish_topic(f"g.{peer}", user_id.encode())
-
-    async def _peers(self, user_id: str) -> list[str]:
-        try:
-            return await self._store.peers(user_id, self._limits.roster_people)
-        except Refusal as refusal:
-            if refusal.code is not Code.UNKNOWN_USER:
-                raise
-            return []  # a failover has lost them, and they're still connected
 
     async def _look_up(self) -> None:
         while True:
@@ -337,7 +334,7 @@ class Elsewhere:
     async def _compare_peers(self, user_id: str, all_again: bool = False) -> None:
         """Those of whom this user's clients of the guide's form are told. What was told last was perhaps told to another's:
         with `all_again` set they are looked up whatever it was."""
-        peers = await self._peers(user_id)
+        peers = (await self._store.peers([user_id], self._limits.roster_people))[user_id]
         if not all_again:
             await self._compare(peers, user_id)
             return

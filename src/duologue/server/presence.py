@@ -31,7 +31,7 @@ from duologue.wire import encode_event
 logger = logging.getLogger(__name__)
 
 READ_AT_ONCE: Final = 16
-"""Users whose acquaintances are read at the same time."""
+"""Users whose acquaintances are read at once; each may have `roster_people` of them."""
 
 RETRY_PAUSE: Final = 1.0
 """Seconds until what failed is tried again."""
@@ -224,19 +224,16 @@ class Presence:
                 self._changed.clear()
                 await self._changed.wait()
             users = [self._untold.popitem(last=False)[0] for _ in range(min(READ_AT_ONCE, len(self._untold)))]
-            reads = [self._store.peers(user_id, self._limits.roster_people) for user_id in users]
-            answers = await asyncio.gather(*reads, return_exceptions=True)
-            failed = False
-            for user_id, peers in zip(users, answers, strict=True):
-                if isinstance(peers, BaseException):
-                    logger.warning("the acquaintances of %s can't be read, trying again: %r", user_id, peers)
-                    self._untold[user_id] = None
-                    failed = True
-                else:
-                    clients = (client for peer in peers for client in self._hub.clients(peer) if not client.syncs)
-                    self._tell_clients(user_id, list(clients))
-            if failed:
+            try:
+                found = await self._store.peers(users, self._limits.roster_people)
+            except Exception as error:
+                logger.warning("the acquaintances of %d users can't be read, trying again: %r", len(users), error)
+                self._untold.update(dict.fromkeys(users))
                 await asyncio.sleep(RETRY_PAUSE)
+                continue
+            for user_id, peers in found.items():
+                clients = (client for peer in peers for client in self._hub.clients(peer) if not client.syncs)
+                self._tell_clients(user_id, list(clients))
 
     def tell(self, user: User, online: bool, acquaintances: Iterable[str]) -> None:
         """Tell everybody here who has to know of a user who was looked up; see `elsewhere.Local`."""

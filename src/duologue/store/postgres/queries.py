@@ -44,7 +44,11 @@ _COUNT = "SELECT count(*) FROM (SELECT FROM duologue.person LIMIT $1) AS counted
 
 _VERSIONS = "SELECT id, version FROM duologue.person WHERE id = ANY($1::bigint[])"
 
-_PEERS = "SELECT peer FROM duologue.dialog WHERE owner = $1 ORDER BY version DESC LIMIT $2"
+_PEERS = """
+    SELECT wanted.owner, latest.peer FROM unnest($1::bigint[]) AS wanted (owner) CROSS JOIN LATERAL (
+        SELECT peer FROM duologue.dialog WHERE dialog.owner = wanted.owner ORDER BY version DESC LIMIT $2
+    ) AS latest
+"""
 
 _LAST_SEQ = "SELECT seq FROM duologue.dialog WHERE owner = $1 AND peer = $2"
 
@@ -131,9 +135,12 @@ async def versions(connection: Connection, ids: Sequence[str]) -> dict[str, int]
     return {user_id(key): version for key, version in await connection.fetch(_VERSIONS, keys)}
 
 
-async def peers(connection: Connection, user: str, limit: int) -> list[str]:
-    me, _, _ = await _person(connection, user)
-    return [user_id(peer) for (peer,) in await connection.fetch(_PEERS, me, limit)]
+async def peers(connection: Connection, users: Sequence[str], limit: int) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {user: [] for user in users}
+    keys = [key for key in map(user_key, users) if key is not None]
+    for owner, peer in await connection.fetch(_PEERS, keys, limit):
+        found[user_id(owner)].append(user_id(peer))
+    return found
 
 
 async def sync(

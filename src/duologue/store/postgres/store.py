@@ -191,8 +191,8 @@ class PostgresStore:
     async def directory(self, after: str, limit: int) -> DirectoryPage:
         return await self._read(queries.directory, after, limit)
 
-    async def peers(self, user: str, limit: int) -> list[str]:
-        return await self._read(queries.peers, user, limit)
+    async def peers(self, users: Sequence[str], limit: int) -> dict[str, list[str]]:
+        return await self._read(queries.peers, users, limit)
 
     async def versions(self, users: Sequence[str]) -> dict[str, int]:
         return await self._read(queries.versions, users)

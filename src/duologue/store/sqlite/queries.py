@@ -74,9 +74,14 @@ def directory(connection: apsw.Connection, after: str, limit: int) -> DirectoryP
     return DirectoryPage(tuple(found[:limit]), found[limit - 1].user.id)
 
 
-def peers(connection: apsw.Connection, known: Mapping[str, Mapping[str, Known]], user: str, limit: int) -> list[str]:
-    me, _ = _person(connection, user)
-    return [dialog.peer.id for dialog in dialogs(connection, me, known[user], 0, MAX_VERSION, limit)]
+def peers(
+    connection: apsw.Connection, known: Mapping[str, Mapping[str, Known]], users: Sequence[str], limit: int
+) -> dict[str, list[str]]:
+    """Of each user a statement, and one for all of them."""
+    found: dict[str, list[str]] = {user: [] for user in users}
+    for user, key, _ in _rows(connection, _VERSIONS, (_json([one for one in users if one.isascii()]),)):
+        found[user] = [dialog.peer.id for dialog in dialogs(connection, key, known[user], 0, MAX_VERSION, limit)]
+    return found
 
 
 def versions(

@@ -121,8 +121,8 @@ class SqliteStore:
     async def directory(self, after: str, limit: int) -> DirectoryPage:
         return await self._readers.run(queries.directory, after, limit)
 
-    async def peers(self, user: str, limit: int) -> list[str]:
-        return await self._readers.run_for((user,), queries.peers, user, limit)
+    async def peers(self, users: Sequence[str], limit: int) -> dict[str, list[str]]:
+        return await self._readers.run_for(users, queries.peers, users, limit)
 
     async def versions(self, users: Sequence[str]) -> dict[str, int]:
         return await self._readers.run_for(users, queries.versions, users)
