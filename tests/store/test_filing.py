@@ -226,6 +226,15 @@ async def test_the_count_of_people_is_never_behind_what_can_be_read(ready: Bench
     assert store.people_count() == 4
 
 
+async def test_a_clean_end_leaves_no_journal(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it if all that came while a sweep was under way was filed by that sweep: nothing is left for another one."""
+    monkeypatch.setattr(committer, "LEISURE", 60.0)
+    await ready.commit(*(PendingMessage(ANN.id, BOB.id, f"id {number}", "x" * 30, None) for number in range(20)))
+    await ready.send(ANN, BOB)
+    await ready.close()
+    assert ask(ready.folder / DATABASE, "SELECT count(*) FROM journal") == [(0,)]
+
+
 async def test_receipts_alone_are_filed_as_well(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long nobody writes a message, and nobody is silent for long enough."""
     monkeypatch.setattr(filing, "RIPE_CHANGES", 20)

@@ -95,15 +95,15 @@ class Filing:
                 return
             self._begin_sweep(number)
         new = self._young.characters - self._left
-        self._file(max(PORTION, FILED_PER_NEW * size), max(PORTION_CHARACTERS, FILED_PER_NEW * new))
+        self._file(number, max(PORTION, FILED_PER_NEW * size), max(PORTION_CHARACTERS, FILED_PER_NEW * new))
 
     def at_leisure(self, number: int) -> bool:
-        """File a portion of whatever there is. True if more is left."""
+        """File a portion of whatever there is, up to the journal's row of this number, the last. True if more is left."""
         if not self._sweep:
             if not self._young.conversations:
                 return False
             self._begin_sweep(number)
-        self._file(LEISURE_PORTIONS * PORTION, LEISURE_PORTIONS * PORTION_CHARACTERS)
+        self._file(number, LEISURE_PORTIONS * PORTION, LEISURE_PORTIONS * PORTION_CHARACTERS)
         return bool(self._young.conversations)
 
     def _is_ripe(self, times: int = 1) -> bool:
@@ -120,7 +120,7 @@ class Filing:
         self._journalled = number
         self._left = self._young.characters
 
-    def _file(self, messages: int, characters: int) -> None:
+    def _file(self, number: int, messages: int, characters: int) -> None:
         sweep = self._sweep
         with self._unsynced():
             self._connection.execute("BEGIN IMMEDIATE")
@@ -136,7 +136,9 @@ class Filing:
             try:
                 file(self._connection, self._identities, portion)
                 if not sweep:
-                    journal.forget(self._connection, self._journalled)
+                    # If nothing else is young, the tables have the whole journal: also what came while the sweep was under way.
+                    everything = len(portion) == len(self._young.conversations)
+                    journal.forget(self._connection, number if everything else self._journalled)
                 with self._young.lock:
                     self._connection.execute("COMMIT")
                     self._young.remove(portion)
