@@ -26,14 +26,18 @@ copied, for it only grows: `rows_of` leaves them out."""
 class Conversation(Head):
     """All that the writer knows of one, in one object, for it comes to the processor's cache anew with each batch.
 
-    What it is as a `Head` may be of a batch that isn't committed yet; the rest is of what is, and empty unless something of it
-    is young.
+    What it is as a `Head` may be of a batch that isn't committed yet; the rest is of what is. Most that are known aren't
+    young: they are heads in the ledger's cache, and have no more than those need.
     """
 
     __slots__ = ("changes", "fresh", "identities", "number", "rows", "state")
 
     state: HeadState
-    """As of the last commit, if it's young."""
+    """As of the last commit. This and the next two are there while it's young, and only then."""
+    rows: list[MessageRow]
+    """Its messages that are in no table yet."""
+    identities: list[int]
+    """Theirs, in their order."""
 
     def __init__(
         self,
@@ -54,10 +58,6 @@ class Conversation(Head):
         """The identities of `added`, in their order."""
         self.changes = 0
         """Batches that changed it while it was young; 0 if it isn't."""
-        self.rows: list[MessageRow] = []
-        """Its messages that are in no table yet."""
-        self.identities: list[int] = []
-        """Theirs, in their order."""
 
     def current(self) -> HeadState:
         """Its state, of the batch that is being entered."""
@@ -72,6 +72,12 @@ class Conversation(Head):
             _, _, self.number, self.seq, self.rev, self.low_received, self.low_read, self.high_received, self.high_read,
             self.low_version, self.high_version,
         ) = self.state  # fmt: skip
+
+    def clear(self) -> None:
+        """All of it is in the tables: keep what a head needs."""
+        self.changes, self.fresh = 0, ()
+        self.low_id = self.high_id = ""
+        del self.state, self.rows, self.identities
 
 
 class Part(NamedTuple):
@@ -138,6 +144,7 @@ class Young:
         self.identities.update(itertools.chain.from_iterable([each.fresh for each in touched]))
 
     def _enter(self, conversation: Conversation) -> None:
+        conversation.rows, conversation.identities = [], []
         self.conversations[conversation.low, conversation.high] = conversation
         low, high = conversation.low_id, conversation.high_id
         self._of_user.setdefault(low, {})[high] = conversation
@@ -154,7 +161,7 @@ class Young:
             if part.whole:
                 self.changes -= conversation.changes
                 self._leave(conversation)
-                conversation.changes, conversation.rows, conversation.identities = 0, [], []
+                conversation.clear()
             else:
                 done = len(part.rows)
                 conversation.rows = conversation.rows[done:]
