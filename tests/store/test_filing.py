@@ -14,12 +14,12 @@ from duologue.domain.errors import Code, Refusal
 from duologue.domain.model import User
 from duologue.domain.ports import PendingMessage
 from duologue.store import committer
-from duologue.store.sqlite import SqliteStore, chunks, filing, schema
+from duologue.store.sqlite import SqliteStore, chunks, filing, schema, writer
 from duologue.store.sqlite.files import DATABASE
 from duologue.store.sqlite.identities import Identities
 from duologue.store.sqlite.young import Part
 
-from .conftest import ANN, BOB, CAT, Bench
+from .conftest import ANN, BOB, CAT, Bench, failures
 
 pytestmark = pytest.mark.asyncio
 
@@ -206,14 +206,14 @@ async def test_a_batch_that_failed_leaves_nothing(ready: Bench) -> None:
 
 async def test_the_count_of_people_is_never_behind_what_can_be_read(ready: Bench) -> None:
     assert isinstance(ready.store, SqliteStore)
-    store, writer = ready.store, ready.store._writer
+    store, writing = ready.store, ready.store._writer
     seen: list[tuple[int, Any]] = []
 
     def committed(connection: apsw.Connection, database: str, pages: int) -> int:
         seen.append((store.people_count(), ask(ready.folder / DATABASE, "SELECT count(*) FROM person")[0][0]))
-        return writer._wal._committed(connection, database, pages)
+        return writing._wal._committed(connection, database, pages)
 
-    writer._connection.set_wal_hook(committed)
+    writing._connection.set_wal_hook(committed)
     await ready.people(User("e" * 16, "Eve"))
     assert seen
     assert all(count >= readable for count, readable in seen)
@@ -224,6 +224,31 @@ async def test_the_count_of_people_is_never_behind_what_can_be_read(ready: Bench
         await ready.people(User("f" * 16, "Fay"))
     other.close()
     assert store.people_count() == 4
+
+
+@pytest.mark.parametrize(("error", "code"), [(apsw.FullError, Code.STORAGE_FULL), (apsw.BusyError, Code.UNAVAILABLE)])
+async def test_what_keeps_too_much_from_being_filed_is_what_writes_are_refused_for(
+    ready: Bench, error: type[apsw.Error], code: Code
+) -> None:
+    assert isinstance(ready.store, SqliteStore)
+
+    def step(_cursor: object, statement: str, _bindings: object) -> bool:
+        if "INTO chunk" in statement:
+            raise error("made up")
+        return True
+
+    ready.store._writer._connection.exec_trace = step
+    rng = random.Random(5)
+    most = filing.MOST * filing.RIPE
+    for number in range(most):
+        await ready.commit(some(rng, number))
+    assert failures(ready.returned) == {None}
+    await ready.commit(some(rng, most))  # tries to file, or is told what came of the last time
+    assert ready.returned[-1].failure is code
+    ready.store._writer._connection.exec_trace = None
+    ready.clock.ahead += writer.RETRY_FILING
+    await ready.commit(some(rng, most))
+    assert ready.returned[-1].failure is None
 
 
 async def test_a_clean_end_leaves_no_journal(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

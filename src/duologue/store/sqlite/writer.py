@@ -71,6 +71,8 @@ class Writer:
         self._identities = Identities(connection)
         self._filing = Filing(connection, young, synchronous)
         self._file_again_at = 0.0
+        self._filing_failure = Code.UNAVAILABLE
+        """What keeps filing from being done until then."""
         self._number = 0
         """The journal's last row."""
         self._sound = True
@@ -86,9 +88,11 @@ class Writer:
         if self._wal.too_long():
             fail(batch, Code.UNAVAILABLE)
             return
-        if self._filing.overdue and not self._file(lambda: self._filing.after_batch(0, self._number)):
-            fail(batch, Code.STORAGE_FULL)
-            return
+        if self._filing.overdue:
+            failure = self._file(lambda: self._filing.after_batch(0, self._number))
+            if failure is not None:
+                fail(batch, failure)
+                return
         people = self.people
         try:
             self._commit(batch)
@@ -235,20 +239,21 @@ class Writer:
             self._connection.execute("DELETE FROM journal")
             self._connection.execute("COMMIT")
 
-    def _file(self, work: Callable[[], None]) -> bool:
-        """False if it can't be done for now: then it stays where it is, in the journal and in memory."""
+    def _file(self, work: Callable[[], None]) -> Code | None:
+        """None if it was done, else why it can't be for now: then all stays where it is, in the journal and in memory."""
         now = self._clock.monotonic()
         if now < self._file_again_at:
-            return False
+            return self._filing_failure
         try:
             work()
         except BaseException as error:
-            if self._survivable(error) is None:
+            failure = self._survivable(error)
+            if failure is None:
                 raise self._fatal(error) from error
             _log.warning("messages stay in the journal for now: %s", error)
-            self._file_again_at = now + RETRY_FILING
-            return False
-        return True
+            self._file_again_at, self._filing_failure = now + RETRY_FILING, failure
+            return failure
+        return None
 
     def _tidy(self, idle: bool) -> None:
         try:
