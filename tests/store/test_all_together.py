@@ -215,7 +215,10 @@ class Life:
         assert {(user, peer) for user, peers in young._of_user.items() for peer in peers} == {
             sides for each in conversations for sides in ((each.low_id, each.high_id), (each.high_id, each.low_id))
         }
-        for pair, head in self.store.writer._ledger._heads.items():
+        ledger = self.store.writer._ledger
+        assert len(ledger._heads) <= ledger._max_heads
+        assert len(ledger._accounts) <= ledger._max_accounts
+        for pair, head in ledger._heads.items():
             assert head.added is None
             if pair in young.conversations:
                 assert head is young.conversations[pair]
