@@ -184,6 +184,36 @@ async def test_long_messages_of_one_conversation_are_filed_a_few_at_a_time(
     assert all(message.duplicate for message in retries)
 
 
+async def test_what_filing_fell_behind_by_is_not_made_good_at_once(
+    ready: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filing, "RIPE", 10**6)
+    monkeypatch.setattr(filing, "RIPE_CHARACTERS", 10_000)
+    monkeypatch.setattr(filing, "PORTION", 200)
+    monkeypatch.setattr(filing, "PORTION_CHARACTERS", 2_000)
+    monkeypatch.setattr(writer, "RETRY_FILING", 0.0)
+    monkeypatch.setattr(committer, "LEISURE", 60.0)
+    tried: list[int] = []
+    works = False
+    whole = filing.file
+
+    def watched(connection: apsw.Connection, identities: Identities, parts: list[Part]) -> None:
+        tried.append(sum(len(row[7]) for part in parts for row in part.rows))
+        if not works:
+            raise apsw.BusyError("made up")
+        whole(connection, identities, parts)
+
+    monkeypatch.setattr(filing, "file", watched)
+    for _ in range(30):
+        await ready.send(ANN, BOB, "x" * 1_000)
+    works = True
+    for _ in range(30):
+        await ready.send(ANN, BOB, "x" * 1_000)
+    assert failures(ready.returned) == {None}
+    assert len(tried) > 30
+    assert max(tried) == 2_000
+
+
 async def test_a_batch_that_failed_leaves_nothing(ready: Bench) -> None:
     rng = random.Random(1)
     first = [some(rng, number) for number in range(20)]
@@ -254,6 +284,7 @@ async def test_what_keeps_too_much_from_being_filed_is_what_writes_are_refused_f
 async def test_a_clean_end_leaves_no_journal(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it if all that came while a sweep was under way was filed by that sweep: nothing is left for another one."""
     monkeypatch.setattr(committer, "LEISURE", 60.0)
+    monkeypatch.setattr(filing, "FILED_PER_NEW", 0)
     await ready.commit(*(PendingMessage(ANN.id, BOB.id, f"id {number}", "x" * 30, None) for number in range(20)))
     await ready.send(ANN, BOB)
     await ready.close()

@@ -81,8 +81,6 @@ class Filing:
         """Conversations that the sweep has still to file, the next one last."""
         self._journalled = 0
         """The journal's last row when the sweep began."""
-        self._left = 0
-        """Characters that were young after the last portion, or at the start of the sweep."""
 
     @property
     def overdue(self) -> bool:
@@ -94,8 +92,8 @@ class Filing:
             if not self._is_ripe():
                 return
             self._begin_sweep(number)
-        new = self._young.characters - self._left
-        self._file(number, max(PORTION, FILED_PER_NEW * size), max(PORTION_CHARACTERS, FILED_PER_NEW * new))
+        characters = max(PORTION_CHARACTERS, FILED_PER_NEW * self._young.last_characters)
+        self._file(number, max(PORTION, FILED_PER_NEW * size), characters)
 
     def at_leisure(self, number: int) -> bool:
         """File a portion of whatever there is, up to the journal's row of this number, the last. True if more is left."""
@@ -118,7 +116,6 @@ class Filing:
         # In the order of the conversations, whose chunks and identities are neighbours then.
         self._sweep = sorted(self._young.conversations.values(), key=lambda each: each.number, reverse=True)
         self._journalled = number
-        self._left = self._young.characters
 
     def _file(self, number: int, messages: int, characters: int) -> None:
         sweep = self._sweep
@@ -147,7 +144,6 @@ class Filing:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-        self._left = self._young.characters
 
     @contextmanager
     def _unsynced(self) -> Iterator[None]:

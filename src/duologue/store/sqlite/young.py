@@ -118,6 +118,8 @@ class Young:
         self.identities: set[int] = set()
         self.messages = 0
         self.characters = 0
+        self.last_characters = 0
+        """Of the last batch."""
         self.changes = 0
         """Of all conversations: as many states are in the journal."""
         self._of_user: dict[str, dict[str, Conversation]] = {}
@@ -141,6 +143,7 @@ class Young:
                     for row in added:
                         characters += len(row[7])
         self.characters += characters
+        self.last_characters = characters
         self.identities.update(itertools.chain.from_iterable([each.fresh for each in touched]))
 
     def _enter(self, conversation: Conversation) -> None:
