@@ -97,9 +97,11 @@ class Part(NamedTuple):
     def of(cls, conversation: Conversation, messages: int, characters: int) -> Part:
         """At most so many messages and characters, but at least one message, if there is any."""
         rows, identities = conversation.rows, conversation.identities
-        size = sum([len(row[7]) for row in rows])
-        if len(rows) <= messages and size <= characters:
-            return cls(conversation, conversation.state, rows, identities, size)
+        if len(rows) <= messages:
+            # Mostly it's all of them: measured in one pass.
+            size = sum([len(row[7]) for row in rows])
+            if size <= characters:
+                return cls(conversation, conversation.state, rows, identities, size)
         size = 0
         for place, row in enumerate(rows):
             if place and (place >= messages or size + len(row[7]) > characters):
@@ -167,8 +169,8 @@ class Young:
                 conversation.clear()
             else:
                 done = len(part.rows)
-                conversation.rows = conversation.rows[done:]
-                conversation.identities = conversation.identities[done:]
+                conversation.rows = conversation.rows[done:]  # another list, for readers may have this one
+                del conversation.identities[:done]
 
     def _leave(self, conversation: Conversation) -> None:
         del self.conversations[conversation.low, conversation.high]
