@@ -17,9 +17,11 @@ from duologue.store import committer
 from duologue.store.sqlite import SqliteStore, chunks, filing, schema, writer
 from duologue.store.sqlite.files import DATABASE
 from duologue.store.sqlite.identities import Identities
-from duologue.store.sqlite.young import Part
+from duologue.store.sqlite.young import PER_MESSAGE, Part
+from tests.support.clock import SetClock
 
 from .conftest import ANN, BOB, CAT, Bench, failures
+from .one_thread import OneThread
 
 pytestmark = pytest.mark.asyncio
 
@@ -154,8 +156,7 @@ async def test_long_messages_of_one_conversation_are_filed_a_few_at_a_time(
     """Or all would wait while megabytes go to the disk at once."""
     monkeypatch.setattr(filing, "RIPE", 10**6)
     monkeypatch.setattr(filing, "RIPE_CHARACTERS", 200_000)
-    monkeypatch.setattr(filing, "PORTION", 200)
-    monkeypatch.setattr(filing, "PORTION_CHARACTERS", 20_000)
+    monkeypatch.setattr(filing, "PORTION", 20_000)
     filed: list[int] = []
     whole = filing.file
 
@@ -174,7 +175,7 @@ async def test_long_messages_of_one_conversation_are_filed_a_few_at_a_time(
             await check_pages(ready, sent)
     assert sum(filed) > 1_000_000
     # Twice what came with a batch is more than the portion.
-    assert max(filed) <= filing.FILED_PER_NEW * 3 * 8_000
+    assert max(filed) <= filing.FILED_PER_NEW * 3 * (8_000 + PER_MESSAGE)
     await check_pages(ready, sent)
     await ready.close()
     await ready.open()
@@ -184,13 +185,31 @@ async def test_long_messages_of_one_conversation_are_filed_a_few_at_a_time(
     assert all(message.duplicate for message in retries)
 
 
+async def test_short_messages_do_not_pile_up_behind_long_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep whose portions were full after a few long ones each would go on while many sweeps of short ones gather."""
+    monkeypatch.setattr(filing, "RIPE", 400)
+    monkeypatch.setattr(filing, "RIPE_CHARACTERS", 100_000)
+    monkeypatch.setattr(filing, "PORTION", 250)
+    store = OneThread(tmp_path / "data", SetClock())
+    store.add(ANN, BOB, CAT)
+    most = 0
+    for number in range(400):
+        sender, text, count = (ANN, "x" * 1_000, 1) if number < 100 else (CAT, "x", 10)
+        batch = [PendingMessage(sender.id, BOB.id, f"{number} {n}", text, None) for n in range(count)]
+        store.writer.write(batch)
+        assert failures(batch) == {None}
+        store.writer.rest(count)
+        most = max(most, store.young.messages)
+    assert 300 < most < 2 * 400
+    store.close()
+
+
 async def test_what_filing_fell_behind_by_is_not_made_good_at_once(
     ready: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filing, "RIPE", 10**6)
     monkeypatch.setattr(filing, "RIPE_CHARACTERS", 10_000)
-    monkeypatch.setattr(filing, "PORTION", 200)
-    monkeypatch.setattr(filing, "PORTION_CHARACTERS", 2_000)
+    monkeypatch.setattr(filing, "PORTION", 2 * (1_000 + PER_MESSAGE))
     monkeypatch.setattr(writer, "RETRY_FILING", 0.0)
     monkeypatch.setattr(committer, "LEISURE", 60.0)
     tried: list[int] = []
@@ -211,7 +230,7 @@ async def test_what_filing_fell_behind_by_is_not_made_good_at_once(
         await ready.send(ANN, BOB, "x" * 1_000)
     assert failures(ready.returned) == {None}
     assert len(tried) > 30
-    assert max(tried) == 2_000
+    assert max(tried) == 2 * 1_000
 
 
 async def test_a_batch_that_failed_leaves_nothing(ready: Bench) -> None:
@@ -294,8 +313,7 @@ async def test_a_clean_end_leaves_no_journal(ready: Bench, monkeypatch: pytest.M
 async def test_receipts_alone_are_filed_as_well(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long nobody writes a message, and nobody is silent for long enough."""
     monkeypatch.setattr(filing, "RIPE_CHANGES", 20)
-    monkeypatch.setattr(filing, "PORTION", 200)
-    monkeypatch.setattr(filing, "PORTION_CHARACTERS", 200)
+    monkeypatch.setattr(filing, "PORTION", 200 * (1 + PER_MESSAGE))
     monkeypatch.setattr(committer, "LEISURE", 60.0)
     await ready.commit(*(PendingMessage(ANN.id, BOB.id, f"id {number}", "x", None) for number in range(200)))
     longest = 0

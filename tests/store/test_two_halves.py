@@ -128,8 +128,7 @@ async def test_every_page_is_of_one_moment(
 ) -> None:
     """Also while statements of the writer fail, with that probability."""
     monkeypatch.setattr(filing, "RIPE", 100)
-    monkeypatch.setattr(filing, "PORTION", 7)
-    monkeypatch.setattr(filing, "PORTION_CHARACTERS", 300)
+    monkeypatch.setattr(filing, "PORTION", 2_000)
     monkeypatch.setattr(committer, "LEISURE", 0.001)
     monkeypatch.setattr(writer, "RETRY_FILING", 0.0)
     store = await bench.open()

@@ -10,9 +10,12 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from duologue.store.ledger import Head, MessageRow, Pair
+
+PER_MESSAGE: Final = 250
+"""Characters that a message counts for besides its own."""
 
 HeadState = tuple[int, int, int, int, int, int, int, int, int, int, int]
 """low, high, number, seq, rev, low received, low read, high received, high read, low version, high version."""
@@ -94,21 +97,21 @@ class Part(NamedTuple):
         return self.rows is self.conversation.rows
 
     @classmethod
-    def of(cls, conversation: Conversation, messages: int, characters: int) -> Part:
-        """At most so many messages and characters, but at least one message, if there is any."""
+    def of(cls, conversation: Conversation, room: int) -> Part:
+        """At most so much in bulk, but at least one message, if there is any."""
         rows, identities = conversation.rows, conversation.identities
-        if len(rows) <= messages:
+        if bulk_of(len(rows), 0) <= room:
             # Mostly it's all of them: measured in one pass.
-            size = sum([len(row[7]) for row in rows])
-            if size <= characters:
-                return cls(conversation, conversation.state, rows, identities, size)
-        size = 0
+            characters = sum([len(row[7]) for row in rows])
+            if bulk_of(len(rows), characters) <= room:
+                return cls(conversation, conversation.state, rows, identities, characters)
+        characters = 0
         for place, row in enumerate(rows):
-            if place and (place >= messages or size + len(row[7]) > characters):
+            if place and bulk_of(place + 1, characters + len(row[7])) > room:
                 state = state_at(conversation.state, rows[place - 1])
-                return cls(conversation, state, rows[:place], identities[:place], size)
-            size += len(row[7])
-        return cls(conversation, conversation.state, rows, identities, size)
+                return cls(conversation, state, rows[:place], identities[:place], characters)
+            characters += len(row[7])
+        return cls(conversation, conversation.state, rows, identities, characters)
 
 
 class Young:
@@ -188,6 +191,12 @@ class Young:
     def version(self, user: str, key: int) -> int:
         """The user's last version in here, or 0. `key` is the user's own. The caller is the writer."""
         return max([version_in(each.state, key) for each in self._of_user.get(user, {}).values()], default=0)
+
+
+def bulk_of(messages: int, characters: int) -> int:
+    """How much it is to write some messages, in characters: one measure of long ones and short ones, for with a bound of each a
+    portion was full after a few long ones, while many sweeps of short ones gathered."""
+    return messages * PER_MESSAGE + characters
 
 
 def rows_of(known: Known) -> Sequence[MessageRow]:
