@@ -94,8 +94,7 @@ def failures(pendings: Sequence[Pending]) -> set[Code | None]:
 def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that every test goes the whole way from memory into the tables."""
     monkeypatch.setattr(filing, "RIPE", 8)
-    monkeypatch.setattr(filing, "PORTION", 3)
-    monkeypatch.setattr(filing, "PORTION_CHARACTERS", 40)
+    monkeypatch.setattr(filing, "PORTION", 800)
     monkeypatch.setattr(filing, "LEISURE_PORTIONS", 1)
 
 

@@ -45,7 +45,7 @@ def disk() -> Iterator[BrokenDisk]:
 @pytest.fixture(autouse=True)
 def many_sweeps(small_runs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filing, "RIPE", 60)
-    monkeypatch.setattr(filing, "PORTION", 5)
+    monkeypatch.setattr(filing, "PORTION", 1_300)
     monkeypatch.setattr(filing, "FILED_PER_NEW", 1)
     monkeypatch.setattr(committer, "LEISURE", 0.002)
 

@@ -18,9 +18,11 @@ from duologue.store import committer
 from duologue.store.sqlite import SqliteStore, chunks, filing, schema, writer
 from duologue.store.sqlite.files import DATABASE
 from duologue.store.sqlite.identities import Identities
-from duologue.store.sqlite.young import Part
+from duologue.store.sqlite.young import PER_MESSAGE, Part
+from tests.support.clock import SetClock
 
-from .conftest import ANN, BOB, CAT, TIMEOUT, Bench
+from .conftest import ANN, BOB, CAT, TIMEOUT, Bench, failures
+from .one_thread import OneThread
 
 pytestmark = pytest.mark.asyncio
 
@@ -155,8 +157,7 @@ async def test_long_messages_of_one_conversation_are_filed_a_few_at_a_time(
     """Or all would wait while megabytes go to the disk at once."""
     monkeypatch.setattr(filing, "RIPE", 10**6)
     monkeypatch.setattr(filing, "RIPE_CHARACTERS", 200_000)
-    monkeypatch.setattr(filing, "PORTION", 200)
-    monkeypatch.setattr(filing, "PORTION_CHARACTERS", 20_000)
+    monkeypatch.setattr(filing, "PORTION", 20_000)
     filed: list[int] = []
     whole = filing.file
 
@@ -175,7 +176,7 @@ async def test_long_messages_of_one_conversation_are_filed_a_few_at_a_time(
             await check_pages(ready, sent)
     assert sum(filed) > 1_000_000
     # Twice what came with a batch is more than the portion.
-    assert max(filed) <= filing.FILED_PER_NEW * 3 * 8_000
+    assert max(filed) <= filing.FILED_PER_NEW * 3 * (8_000 + PER_MESSAGE)
     await check_pages(ready, sent)
     await ready.close()
     await ready.open()
@@ -183,6 +184,54 @@ async def test_long_messages_of_one_conversation_are_filed_a_few_at_a_time(
     retries = [again(message) for message in sent]
     await ready.commit(*retries)
     assert all(message.duplicate for message in retries)
+
+
+async def test_short_messages_do_not_pile_up_behind_long_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep whose portions were full after a few long ones each would go on while many sweeps of short ones gather."""
+    monkeypatch.setattr(filing, "RIPE", 400)
+    monkeypatch.setattr(filing, "RIPE_CHARACTERS", 100_000)
+    monkeypatch.setattr(filing, "PORTION", 250)
+    store = OneThread(tmp_path / "data", SetClock())
+    store.add(ANN, BOB, CAT)
+    most = 0
+    for number in range(400):
+        sender, text, count = (ANN, "x" * 1_000, 1) if number < 100 else (CAT, "x", 10)
+        batch = [PendingMessage(sender.id, BOB.id, f"{number} {n}", text, None) for n in range(count)]
+        store.writer.write(batch)
+        assert failures(batch) == {None}
+        store.writer.rest(count)
+        most = max(most, store.young.messages)
+    assert 300 < most < 2 * 400
+    store.close()
+
+
+async def test_what_filing_fell_behind_by_is_not_made_good_at_once(
+    ready: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filing, "RIPE", 10**6)
+    monkeypatch.setattr(filing, "RIPE_CHARACTERS", 10_000)
+    monkeypatch.setattr(filing, "PORTION", 2 * (1_000 + PER_MESSAGE))
+    monkeypatch.setattr(writer, "RETRY_FILING", 0.0)
+    monkeypatch.setattr(committer, "LEISURE", 60.0)
+    tried: list[int] = []
+    works = False
+    whole = filing.file
+
+    def watched(connection: apsw.Connection, identities: Identities, parts: list[Part]) -> None:
+        tried.append(sum(len(row[7]) for part in parts for row in part.rows))
+        if not works:
+            raise apsw.BusyError("made up")
+        whole(connection, identities, parts)
+
+    monkeypatch.setattr(filing, "file", watched)
+    for _ in range(30):
+        await ready.send(ANN, BOB, "x" * 1_000)
+    works = True
+    for _ in range(30):
+        await ready.send(ANN, BOB, "x" * 1_000)
+    assert failures(ready.returned) == {None}
+    assert len(tried) > 30
+    assert max(tried) == 2 * 1_000
 
 
 async def test_a_batch_that_failed_leaves_nothing(ready: Bench) -> None:
@@ -207,14 +256,14 @@ async def test_a_batch_that_failed_leaves_nothing(ready: Bench) -> None:
 
 async def test_the_count_of_people_is_never_behind_what_can_be_read(ready: Bench) -> None:
     assert isinstance(ready.store, SqliteStore)
-    store, writer = ready.store, ready.store._writer
+    store, writing = ready.store, ready.store._writer
     seen: list[tuple[int, Any]] = []
 
     def committed(connection: apsw.Connection, database: str, pages: int) -> int:
         seen.append((store.people_count(), ask(ready.folder / DATABASE, "SELECT count(*) FROM person")[0][0]))
-        return writer._wal._committed(connection, database, pages)
+        return writing._wal._committed(connection, database, pages)
 
-    writer._connection.set_wal_hook(committed)
+    writing._connection.set_wal_hook(committed)
     await ready.people(User("e" * 16, "Eve"))
     assert seen
     assert all(count >= readable for count, readable in seen)
@@ -250,6 +299,31 @@ async def test_what_could_not_be_filed_is_filed_when_it_can_be_although_nobody_w
     other.close()
     assert caplog.text.count("stay in the journal") == 1
     await check_pages(bench, sent)
+
+
+@pytest.mark.parametrize(("error", "code"), [(apsw.FullError, Code.STORAGE_FULL), (apsw.BusyError, Code.UNAVAILABLE)])
+async def test_what_keeps_too_much_from_being_filed_is_what_writes_are_refused_for(
+    ready: Bench, error: type[apsw.Error], code: Code
+) -> None:
+    assert isinstance(ready.store, SqliteStore)
+
+    def step(_cursor: object, statement: str, _bindings: object) -> bool:
+        if "INTO chunk" in statement:
+            raise error("made up")
+        return True
+
+    ready.store._writer._connection.exec_trace = step
+    rng = random.Random(5)
+    most = filing.MOST * filing.RIPE
+    for number in range(most):
+        await ready.commit(some(rng, number))
+    assert failures(ready.returned) == {None}
+    await ready.commit(some(rng, most))  # tries to file, or is told what came of the last time
+    assert ready.returned[-1].failure is code
+    ready.store._writer._connection.exec_trace = None
+    ready.clock.ahead += writer.RETRY_FILING
+    await ready.commit(some(rng, most))
+    assert ready.returned[-1].failure is None
 
 
 async def test_a_clean_end_leaves_nothing_in_the_journal(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,8 +380,7 @@ async def _contents(bench: Bench, me: User, peer: User) -> list[str]:
 async def test_receipts_alone_are_filed_as_well(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long nobody writes a message, and nobody is silent for long enough."""
     monkeypatch.setattr(filing, "RIPE_CHANGES", 20)
-    monkeypatch.setattr(filing, "PORTION", 200)
-    monkeypatch.setattr(filing, "PORTION_CHARACTERS", 200)
+    monkeypatch.setattr(filing, "PORTION", 200 * (1 + PER_MESSAGE))
     monkeypatch.setattr(committer, "LEISURE", 60.0)
     await ready.commit(*(PendingMessage(ANN.id, BOB.id, f"id {number}", "x", None) for number in range(200)))
     longest = 0

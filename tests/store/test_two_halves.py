@@ -8,12 +8,13 @@ import threading
 import time
 from collections import deque
 
+import apsw
 import pytest
 
 from duologue.domain.model import User
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt
 from duologue.store import committer
-from duologue.store.sqlite import SqliteStore, chunks, filing
+from duologue.store.sqlite import SqliteStore, chunks, filing, writer
 
 from .conftest import Bench
 from .reference import Reference
@@ -121,10 +122,15 @@ class Crowd:
 
 
 @pytest.mark.asyncio
-async def test_every_page_is_of_one_moment(bench: Bench, rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failing", [0.0, 0.05])
+async def test_every_page_is_of_one_moment(
+    bench: Bench, rng: random.Random, monkeypatch: pytest.MonkeyPatch, failing: float
+) -> None:
+    """Also while statements of the writer fail, with that probability."""
     monkeypatch.setattr(filing, "RIPE", 100)
-    monkeypatch.setattr(filing, "PORTION", 7)
+    monkeypatch.setattr(filing, "PORTION", 2_000)
     monkeypatch.setattr(committer, "LEISURE", 0.001)
+    monkeypatch.setattr(writer, "RETRY_FILING", 0.0)
     store = await bench.open()
     assert isinstance(store, SqliteStore)
     # Most of what a batch needs was evicted, and much of that is in memory only.
@@ -133,6 +139,14 @@ async def test_every_page_is_of_one_moment(bench: Bench, rng: random.Random, mon
     await bench.people(*PEOPLE)
     crowd = Crowd(bench, rng)
     store._writer._young.lock = Tardy(rng)  # type: ignore[assignment]
+    chance = random.Random(rng.random())
+
+    def step(_cursor: object, statement: str, _bindings: object) -> bool:
+        if statement != "ROLLBACK" and "'FULL'" not in statement and chance.random() < failing:
+            raise apsw.BusyError("made up")
+        return True
+
+    store._writer._connection.exec_trace = step
     async with asyncio.TaskGroup() as tasks:
         for me in PEOPLE:
             tasks.create_task(crowd.follow(me))
@@ -141,6 +155,8 @@ async def test_every_page_is_of_one_moment(bench: Bench, rng: random.Random, mon
     crowd.check()
     print(crowd.reads, "pages")
     assert bench.failures == []
+    assert ({each.failure for each in bench.returned} != {None}) == bool(failing)
+    failing = 0.0
     await bench.close()
     await bench.open()
     for me in PEOPLE:

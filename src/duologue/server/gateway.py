@@ -196,7 +196,7 @@ class Gateway:
                 self.senders.leave(client.sender)
 
     def refusal(self, name: str) -> Refusal | None:
-        """Of every event of that name for now, whatever is in it (`duologue.wire.typed.Refusal`)."""
+        """Of every event of that name for now, whatever is in it (`duologue.wire.typed.RefusalOf`)."""
         return self._store.refusal() if name in _WRITES else None
 
     def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:

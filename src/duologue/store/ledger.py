@@ -17,7 +17,7 @@ MAX_ACCOUNTS = 100_000
 """People whose key, name and version are remembered (some 300 bytes each)."""
 
 MAX_HEADS = 200_000
-"""Conversations whose head is remembered (some 300 bytes each)."""
+"""Conversations whose head is remembered (some 700 bytes each, unless something of it is young)."""
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -206,14 +206,10 @@ class Ledger(Generic[H]):
         return self._touched
 
     def settle(self) -> None:
-        """The batch was committed: its values are the truth now. Bounds the caches."""
+        """The batch was committed: its values are the truth now."""
         for head in self._touched:
             head.added = None
-        self._clear()
-        # Those that were read first go first. To keep those that are in use would cost every batch more than to read them
-        # again costs, once in as many conversations as there's room for.
-        _shrink(self._heads, self._max_heads)
-        _shrink(self._accounts, self._max_accounts)
+        self._end()
 
     def forget(self) -> None:
         """The batch was rolled back: drop what it changed and give the receipts their questions back."""
@@ -225,16 +221,20 @@ class Ledger(Generic[H]):
         for receipt, received, read in self._receipts:
             receipt.received, receipt.read = received, read
             receipt.user_version = receipt.peer_version = 0
-        self._clear()
+        self._end()
 
     def _begin(self, batch: Sequence[Pending]) -> None:
         self._batch = batch
         self._complete = False
 
-    def _clear(self) -> None:
+    def _end(self) -> None:
         self._touched = []
         self._batch = ()
         self._receipts = []
+        # Those that were read first go first. To keep those that are in use would cost every batch more than to read them
+        # again costs, once in as many conversations as there's room for.
+        _shrink(self._heads, self._max_heads)
+        _shrink(self._accounts, self._max_accounts)
 
     def _read(self) -> None:
         """Read all that the batch needs and the caches don't have, two queries at most, when the first of it is missed:

@@ -15,13 +15,13 @@ import msgspec
 
 from duologue.wire.limits import Limits
 
-Refusal = Callable[[str], object | None]
+RefusalOf = Callable[[str], object | None]
 """Asked by an event's name, before its argument is read: None to have it read, or what is to come in its place."""
 
 
 class TypedEvent(msgspec.Struct, gc=False):
     """An event of the main namespace. `argument` is of the type (of a subclass, to be exact) that its name has, or what the
-    schemas' `Refusal` gave in its place."""
+    schemas' `refusal` gave in its place."""
 
     name: str
     argument: Any
@@ -29,7 +29,7 @@ class TypedEvent(msgspec.Struct, gc=False):
 
 
 def take_all(name: str) -> None:
-    """A `Refusal` of nothing."""
+    """Refuses no event."""
 
 
 class Schemas:
@@ -41,7 +41,9 @@ class Schemas:
 
     __slots__ = ("_decoders", "_digits", "_name", "_refusal")
 
-    def __init__(self, types: Mapping[str, type[msgspec.Struct]], limits: Limits, refusal: Refusal = take_all) -> None:
+    def __init__(
+        self, types: Mapping[str, type[msgspec.Struct]], limits: Limits, refusal: RefusalOf = take_all
+    ) -> None:
         self._refusal = refusal
         self._decoders: dict[bytes, tuple[str, Callable[[bytes], tuple[str, Any]]]] = {
             name.encode("ascii"): (name, msgspec.json.Decoder(tuple[str, _strict(type_)]).decode)  # type: ignore[misc]

@@ -57,7 +57,7 @@ ack_id)`; whatever differs in any way goes to `on_event` as ever::
     SocketServer(app, ..., types={"private message": PrivateMessage}, on_typed_event=app.on_typed_event)
 
 `refusal(name) -> object | None` is asked before the argument of such an event is read, if it wants an ack: what it returns
-other than None comes in place of the argument. An overloaded application says no more cheaply so.
+other than None comes in place of the argument. So an overloaded application has less to do for a no.
 
 `admit(address) -> float | None` is asked once a handshake: None lets the peer in, seconds refuse it with 429 and
 Retry-After.

@@ -15,7 +15,7 @@ from duologue.server.transport.picows_protocol import websocket_protocol
 from duologue.server.transport.polling import PollingEndpoint
 from duologue.server.transport.session import Session
 from duologue.wire.limits import Limits
-from duologue.wire.typed import Refusal, Schemas, take_all
+from duologue.wire.typed import RefusalOf, Schemas, take_all
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,7 +38,7 @@ class SocketServer:
         on_ack: AckHandler | None = None,
         types: Mapping[str, type[Struct]] | None = None,
         on_typed_event: TypedHandler | None = None,
-        refusal: Refusal = take_all,
+        refusal: RefusalOf = take_all,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app

@@ -71,7 +71,7 @@ def _end(rows: Sequence[MessageRow], start: int, count: int, size: int) -> int:
     """Before which of the rows a chunk ends that has so many messages and bytes already."""
     for place in range(start, len(rows)):
         size += len(rows[place][7]) + _OVERHEAD
-        if size > CHUNK_BYTES or count == CHUNK_MESSAGES:
+        if size > CHUNK_BYTES or count >= CHUNK_MESSAGES:
             return place
         count += 1
     return len(rows)

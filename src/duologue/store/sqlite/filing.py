@@ -21,7 +21,7 @@ from duologue.store.sqlite import journal
 from duologue.store.sqlite.bulk import BulkInsert
 from duologue.store.sqlite.chunks import CHUNK_BYTES, SEQ_BITS, Chunk, chunks
 from duologue.store.sqlite.identities import Identities
-from duologue.store.sqlite.young import Conversation, Part, Young, sides_of
+from duologue.store.sqlite.young import Conversation, Part, Young, bulk_of, sides_of
 
 RIPE: Final = 32_768
 """Messages in memory at which a sweep begins; about twice as many at most are there, and are read at a start after a
@@ -37,14 +37,11 @@ MOST: Final = 4
 """Times the above at which writes are refused, for the tables can't be written: the disk is full, or the database locked."""
 
 FILED_PER_NEW: Final = 2
-"""Messages filed for each new one, and characters for each new character, while a sweep is under way, so that it ends before
-the next is due."""
+"""Times as much is filed as a batch brought while a sweep is under way, so that it ends before the next is due."""
 
-PORTION: Final = 200
-"""Messages filed after a batch at least while a sweep is under way, so that it ends; less than half a millisecond."""
-
-PORTION_CHARACTERS: Final = 50_000
-"""Characters of them at least, for they may be long; a conversation that has more is filed in parts."""
+PORTION: Final = 70_000
+"""Filed after a batch at least, so that it ends: bulk as `bulk_of` has it, 200 messages of 100 characters, or 8 of 8,000; less
+than half a millisecond. A conversation that has more is filed in parts."""
 
 LEISURE_PORTIONS: Final = 5
 """Filed at once when nobody writes."""
@@ -83,8 +80,6 @@ class Filing:
         """Conversations that the sweep has still to file, the next one last."""
         self._journalled = 0
         """The journal's last row when the sweep began."""
-        self._left = 0
-        """Characters that were young after the last portion, or at the start of the sweep."""
 
     @property
     def overdue(self) -> bool:
@@ -96,18 +91,16 @@ class Filing:
             if not self._is_ripe():
                 return
             self._begin_sweep(number)
-        new = self._young.characters - self._left
-        self._file(max(PORTION, FILED_PER_NEW * size), max(PORTION_CHARACTERS, FILED_PER_NEW * new))
+        self._file(number, max(PORTION, FILED_PER_NEW * bulk_of(size, self._young.last_characters)))
 
     def at_leisure(self, number: int) -> bool:
-        """File a portion of whatever there is. True if more is left."""
+        """File a portion of whatever there is, up to the journal's row of this number, the last. True if more is left."""
         if not self._sweep:
-            # A sweep also files what came to its conversations after it began, and leaves that in the journal.
-            if not self._young.conversations and journal.is_empty(self._connection):
+            if not self._young.conversations:
                 return False
             self._begin_sweep(number)
-        self._file(LEISURE_PORTIONS * PORTION, LEISURE_PORTIONS * PORTION_CHARACTERS)
-        return bool(self._young.conversations) or not journal.is_empty(self._connection)
+        self._file(number, LEISURE_PORTIONS * PORTION)
+        return bool(self._young.conversations)
 
     def _is_ripe(self, times: int = 1) -> bool:
         young = self._young
@@ -121,17 +114,15 @@ class Filing:
         # In the order of the conversations, whose chunks and identities are neighbours then.
         self._sweep = sorted(self._young.conversations.values(), key=lambda each: each.number, reverse=True)
         self._journalled = number
-        self._left = self._young.characters
 
-    def _file(self, messages: int, characters: int) -> None:
+    def _file(self, number: int, room: int) -> None:
         sweep = self._sweep
         with self._unsynced():
             self._connection.execute("BEGIN IMMEDIATE")
             portion: list[Part] = []
-            while sweep and messages > 0 and characters > 0:
-                part = Part.of(sweep[-1], messages, characters)
-                messages -= len(part.rows) or 1
-                characters -= part.characters
+            while sweep and room > 0:
+                part = Part.of(sweep[-1], room)
+                room -= bulk_of(len(part.rows) or 1, part.characters)
                 portion.append(part)
                 if not part.whole:
                     break
@@ -139,7 +130,9 @@ class Filing:
             try:
                 file(self._connection, self._identities, portion)
                 if not sweep:
-                    journal.forget(self._connection, self._journalled)
+                    # If nothing else is young, the tables have the whole journal: also what came while the sweep was under way.
+                    everything = len(portion) == len(self._young.conversations)
+                    journal.forget(self._connection, number if everything else self._journalled)
                 with self._young.lock:
                     self._connection.execute("COMMIT")
                     self._young.remove(portion)
@@ -148,7 +141,6 @@ class Filing:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-        self._left = self._young.characters
 
     @contextmanager
     def _unsynced(self) -> Iterator[None]:

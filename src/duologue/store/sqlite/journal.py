@@ -52,6 +52,7 @@ def unfiled(connection: apsw.Connection) -> list[Conversation]:
             conversation = found.get(pair)
             if conversation is None:
                 conversation = found[pair] = Conversation(*pair)
+                conversation.rows = []
                 filed[pair] = int(str(connection.execute(_FILED, pair).get or 0))
             conversation.state = state
             conversation.rows += [each for each in rows or () if each[0] > filed[pair]]

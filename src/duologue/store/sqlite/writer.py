@@ -206,7 +206,7 @@ class Writer:
                 if identity not in suspected:
                     continue
                 sender, id = row[2], row[3]
-                first = _find(conversation.rows, sender, id)
+                first = _find(conversation.rows, sender, id) if conversation.changes else None
                 first = first or self._identities.find(conversation.number, identity, sender, id)
                 if first is not None:
                     seq, rev, _, _, at, sender_version, recipient_version, content = first

@@ -10,9 +10,12 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from duologue.store.ledger import Head, MessageRow, Pair
+
+PER_MESSAGE: Final = 250
+"""Characters that a message counts for besides its own."""
 
 HeadState = tuple[int, int, int, int, int, int, int, int, int, int, int]
 """low, high, number, seq, rev, low received, low read, high received, high read, low version, high version."""
@@ -26,14 +29,18 @@ copied, for it only grows: `rows_of` leaves them out."""
 class Conversation(Head):
     """All that the writer knows of one, in one object, for it comes to the processor's cache anew with each batch.
 
-    What it is as a `Head` may be of a batch that isn't committed yet; the rest is of what is, and empty unless something of it
-    is young.
+    What it is as a `Head` may be of a batch that isn't committed yet; the rest is of what is. Most that are known aren't
+    young: they are heads in the ledger's cache, and have no more than those need.
     """
 
     __slots__ = ("changes", "fresh", "identities", "number", "rows", "state")
 
     state: HeadState
-    """As of the last commit, if it's young."""
+    """As of the last commit. This and the next two are there while it's young, and only then."""
+    rows: list[MessageRow]
+    """Its messages that are in no table yet."""
+    identities: list[int]
+    """Theirs, in their order."""
 
     def __init__(
         self,
@@ -54,10 +61,6 @@ class Conversation(Head):
         """The identities of `added`, in their order."""
         self.changes = 0
         """Batches that changed it while it was young; 0 if it isn't."""
-        self.rows: list[MessageRow] = []
-        """Its messages that are in no table yet."""
-        self.identities: list[int] = []
-        """Theirs, in their order."""
 
     def current(self) -> HeadState:
         """Its state, of the batch that is being entered."""
@@ -72,6 +75,12 @@ class Conversation(Head):
             _, _, self.number, self.seq, self.rev, self.low_received, self.low_read, self.high_received, self.high_read,
             self.low_version, self.high_version,
         ) = self.state  # fmt: skip
+
+    def clear(self) -> None:
+        """All of it is in the tables: keep what a head needs."""
+        self.changes, self.fresh = 0, ()
+        self.low_id = self.high_id = ""
+        del self.state, self.rows, self.identities
 
 
 class Part(NamedTuple):
@@ -88,19 +97,21 @@ class Part(NamedTuple):
         return self.rows is self.conversation.rows
 
     @classmethod
-    def of(cls, conversation: Conversation, messages: int, characters: int) -> Part:
-        """At most so many messages and characters, but at least one message, if there is any."""
+    def of(cls, conversation: Conversation, room: int) -> Part:
+        """At most so much in bulk, but at least one message, if there is any."""
         rows, identities = conversation.rows, conversation.identities
-        size = sum([len(row[7]) for row in rows])
-        if len(rows) <= messages and size <= characters:
-            return cls(conversation, conversation.state, rows, identities, size)
-        size = 0
+        if bulk_of(len(rows), 0) <= room:
+            # Mostly it's all of them: measured in one pass.
+            characters = sum([len(row[7]) for row in rows])
+            if bulk_of(len(rows), characters) <= room:
+                return cls(conversation, conversation.state, rows, identities, characters)
+        characters = 0
         for place, row in enumerate(rows):
-            if place and (place >= messages or size + len(row[7]) > characters):
+            if place and bulk_of(place + 1, characters + len(row[7])) > room:
                 state = state_at(conversation.state, rows[place - 1])
-                return cls(conversation, state, rows[:place], identities[:place], size)
-            size += len(row[7])
-        return cls(conversation, conversation.state, rows, identities, size)
+                return cls(conversation, state, rows[:place], identities[:place], characters)
+            characters += len(row[7])
+        return cls(conversation, conversation.state, rows, identities, characters)
 
 
 class Young:
@@ -112,6 +123,8 @@ class Young:
         self.identities: set[int] = set()
         self.messages = 0
         self.characters = 0
+        self.last_characters = 0
+        """Of the last batch."""
         self.changes = 0
         """Of all conversations: as many states are in the journal."""
         self._of_user: dict[str, dict[str, Conversation]] = {}
@@ -135,9 +148,11 @@ class Young:
                     for row in added:
                         characters += len(row[7])
         self.characters += characters
+        self.last_characters = characters
         self.identities.update(itertools.chain.from_iterable([each.fresh for each in touched]))
 
     def _enter(self, conversation: Conversation) -> None:
+        conversation.rows, conversation.identities = [], []
         self.conversations[conversation.low, conversation.high] = conversation
         low, high = conversation.low_id, conversation.high_id
         self._of_user.setdefault(low, {})[high] = conversation
@@ -154,11 +169,11 @@ class Young:
             if part.whole:
                 self.changes -= conversation.changes
                 self._leave(conversation)
-                conversation.changes, conversation.rows, conversation.identities = 0, [], []
+                conversation.clear()
             else:
                 done = len(part.rows)
-                conversation.rows = conversation.rows[done:]
-                conversation.identities = conversation.identities[done:]
+                conversation.rows = conversation.rows[done:]  # another list, for readers may have this one
+                del conversation.identities[:done]
 
     def _leave(self, conversation: Conversation) -> None:
         del self.conversations[conversation.low, conversation.high]
@@ -176,6 +191,12 @@ class Young:
     def version(self, user: str, key: int) -> int:
         """The user's last version in here, or 0. `key` is the user's own. The caller is the writer."""
         return max([version_in(each.state, key) for each in self._of_user.get(user, {}).values()], default=0)
+
+
+def bulk_of(messages: int, characters: int) -> int:
+    """How much it is to write some messages, in characters: one measure of long ones and short ones, for with a bound of each a
+    portion was full after a few long ones, while many sweeps of short ones gathered."""
+    return messages * PER_MESSAGE + characters
 
 
 def rows_of(known: Known) -> Sequence[MessageRow]:
