@@ -76,7 +76,7 @@ class Life:
     """From a start to an end, clean or not. `returned` is what was acknowledged over all lives, in its order."""
 
     def __init__(
-        self, folder: Path, rng: random.Random, clock: SetClock, returned: list[Pending], disk: BrokenDisk | None
+        self, folder: Path, rng: random.Random, clock: SetClock, returned: list[Pending], disk: FullNowAndThen | None
     ) -> None:
         self.folder = folder
         self.rng = rng
@@ -136,6 +136,8 @@ class Life:
         again: list[Pending] = []
         for _ in range(batches):
             faults.failing = rng.choice((0, 0, 0.02, 0.1, 0.5))
+            if self.disk is not None:
+                self.disk.full = rng.choice((0, 0, 0, 0.02, 0.2))
             batch = again + [self.some(next(numbers)) for _ in range(rng.choice((1, 3, 20)))]
             if rng.random() < 0.2:
                 batch += [self.copy(each) for each in rng.sample(batch, min(3, len(batch)))]
@@ -147,6 +149,7 @@ class Life:
             self.check_memory()
             self.check_some_pages()
         faults.fatal = faults.ending = 0.0
+        self.make_space()
 
     def run(self, work: Callable[[], None], batch: Sequence[Pending] = ()) -> None:
         try:
@@ -163,8 +166,14 @@ class Life:
                 if not self.store.writer.leisure():
                     break
 
+    def make_space(self) -> None:
+        """Of a disk that is full while SQLite closes, a VFS in Python would be told, and nobody else."""
+        if self.disk is not None:
+            self.disk.full = 0.0
+
     def leave(self) -> None:
         """Over with it: what is left is in the folder."""
+        self.make_space()
         self.store.drop()
         if self.survivor is not None:
             shutil.rmtree(self.folder)
@@ -278,7 +287,9 @@ def numbers_of(message: PendingMessage) -> tuple[int, ...]:
     return message.seq, message.rev, message.at, message.sender_version, message.recipient_version
 
 
-def opened(folder: Path, rng: random.Random, clock: SetClock, returned: list[Pending], disk: BrokenDisk | None) -> Life:
+def opened(
+    folder: Path, rng: random.Random, clock: SetClock, returned: list[Pending], disk: FullNowAndThen | None
+) -> Life:
     """After some starts that fail, each of another disk that breaks after a few writes."""
     while rng.random() < 0.3:
         breaking = Breaking(rng.randrange(1, 40))
@@ -289,6 +300,18 @@ def opened(folder: Path, rng: random.Random, clock: SetClock, returned: list[Pen
         finally:
             breaking.unregister()
     return Life(folder, rng, clock, returned, disk)
+
+
+class FullNowAndThen(BrokenDisk):
+    def __init__(self, seed: float) -> None:
+        super().__init__()
+        self.full = 0.0
+        """The probability that there's no space for a write."""
+        self._rng = random.Random(seed)
+
+    def check(self, operation: str) -> None:
+        if operation == "write" and self._rng.random() < self.full:
+            raise apsw.FullError("made up")
 
 
 class Breaking(BrokenDisk):
@@ -346,7 +369,7 @@ async def test_lives_of_a_store(
     under_way: Sequence[Pending] = ()
     for _ in range(LIVES):
         draw_bounds(rng, monkeypatch)
-        disk = BrokenDisk() if power else None
+        disk = FullNowAndThen(rng.random()) if power else None
         life = opened(folder, rng, clock, returned, disk)
         if under_way and life.is_ahead():
             # All of the batch, then.

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from duologue.store.ledger import Head, MessageRow, Pair
 
 PER_MESSAGE: Final = 250
-"""Characters that a message counts for besides its own."""
+"""Characters that a message counts for besides its own (`bulk_of`)."""
 
 HeadState = tuple[int, int, int, int, int, int, int, int, int, int, int]
 """low, high, number, seq, rev, low received, low read, high received, high read, low version, high version."""
