@@ -63,10 +63,11 @@ class SocketClient(ABC):
 
     def cut(self) -> None:
         """Leave without a word, as a phone in a tunnel does."""
-        if self.link is not None:
-            self.link.abort()
-        else:
-            self._gone.set()
+        link, self.link = self.link, None
+        if link is not None:
+            link.abort()
+        # Also for a link that ended before it was handed over: it has said so already, and says nothing more.
+        self._gone.set()
 
     @property
     def connected(self) -> bool:

@@ -8,8 +8,10 @@ import random
 import pytest
 
 from tests.conftest import StartServer
+from tests.support import sockets
 from tests.support.checker import check
 from tests.support.client import ChatClient, ConnectionLost, NoAnswer, Refused, stored_messages
+from tests.support.links import Link, Receiver, open_link
 from tests.support.proxy import Proxy
 from tests.support.record import Record
 
@@ -119,6 +121,24 @@ async def test_a_killed_server_comes_back_on_its_port(start_server: StartServer,
 async def send_all(sender: ChatClient, to: str, count: int) -> None:
     for number in range(count):
         await sender.send_surely(to, f"text {number}")
+
+
+async def test_a_link_that_ended_before_it_was_handed_over_is_none(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def open_too_late(transport: str, url: str, receiver: Receiver) -> Link:
+        link = await open_link(transport, url, receiver)
+        link.abort()
+        return link
+
+    alice = ChatClient(start_server().url, "alice")
+    with monkeypatch.context() as patch:
+        patch.setattr(sockets, "open_link", open_too_late)
+        with pytest.raises(ConnectionLost):
+            await alice.connect()
+    assert not alice.connected
+    await alice.connect()
+    await alice.close()
 
 
 async def test_a_refusal_is_told(start_server: StartServer) -> None:
