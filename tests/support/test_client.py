@@ -127,7 +127,7 @@ async def test_a_link_that_ended_before_it_was_handed_over_is_none(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def open_too_late(transport: str, url: str, receiver: Receiver) -> Link:
-        link = await open_link(transport, url, receiver)
+        link: Link = await open_link(transport, url, receiver)
         link.abort()
         return link
 
