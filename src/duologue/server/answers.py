@@ -24,13 +24,15 @@ does one that somebody floods."""
 
 def refuse(client: Client, event: str, ack_id: int | None, refusal: Refusal, id: str | None = None) -> None:
     """Answer an event with its refusal: by the ack if one was asked for, else by the event `refused`."""
-    if logger.isEnabledFor(logging.DEBUG):
-        logger.debug("user %s: %r refused: %s", client.user_id, event, refusal)
     if ack_id is not None:
-        wait = refusal.retry_after
-        answer = _answer(refusal.code, None if wait is None else int(wait * 1000))
+        answer = refusal.answer
+        if answer is None:
+            wait = refusal.retry_after
+            answer = refusal.answer = _answer(refusal.code, None if wait is None else int(wait * 1000))
+            logger.debug("user %s: %r refused: %s", client.user_id, event, refusal)
         client.socket.send(Frame(b"43%d%b" % (ack_id, answer)))
     else:
+        logger.debug("user %s: %r refused: %s", client.user_id, event, refusal)
         body = events.refusal(refusal.code, refusal.code.sentence, seconds_to_wait(refusal), event, id)
         client.socket.send(Frame(encode_event("refused", body)))
 

@@ -47,7 +47,7 @@ MIN_BATCHES = 2
 MAX_BATCH = 1_000
 """Writes of one transaction. Beyond this a row gets no cheaper, but everybody in the batch waits longer."""
 
-NICE = 4
+NICE = 1
 """Of the writer's thread: where it shares a core with the loop, the loop comes first. What would wait too long has to be
 refused, and for that the loop needs the time (docs/decisions/overload.md)."""
 
