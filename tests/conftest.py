@@ -119,6 +119,11 @@ BOTH = ("one machine", ONE_NODE)
 on_both = pytest.mark.parametrize("start_server", BOTH, indirect=True)
 """For tests of promises that a node of several keeps as well."""
 
+on_both_in_time = pytest.mark.parametrize(
+    "start_server", ["one machine", pytest.param(ONE_NODE, marks=pytest.mark.torture)], indirect=True
+)
+"""The same for tests that take long and of which the node's half is mostly that of one machine: it runs with `--torture`."""
+
 
 @pytest.fixture
 def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartServer]:

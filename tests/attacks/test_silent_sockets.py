@@ -12,7 +12,7 @@ import pytest
 
 from tests.attacks.wire import open_websocket
 from tests.conformance.raw_websocket import TEXT, RawWebsocket, encode
-from tests.conftest import StartServer, on_both
+from tests.conftest import StartServer, on_both_in_time
 from tests.support.client import ChatClient
 from tests.support.process import ServerProcess
 from tests.support.raw_http import HOST, RawHttp, exchange
@@ -132,7 +132,7 @@ async def talk(one: ChatClient, other: ChatClient) -> None:
         await asyncio.sleep(0.02)
 
 
-@on_both
+@on_both_in_time
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("many_descriptors")
 async def test_five_thousand_silent_sockets(start_server: StartServer) -> None:

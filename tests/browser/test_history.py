@@ -88,8 +88,8 @@ def test_whoever_writes_while_far_up_sees_what_was_written(both: tuple[Person, B
 
 def test_an_open_conversation_keeps_a_bounded_part_and_brings_the_rest_again(both: tuple[Person, Ben]) -> None:
     ada, writer = both
-    for count in range(100, 1_101, 100):
-        writer.write(*(f"more {number}" for number in range(count - 99, count + 1)))
+    for count in range(250, 1_251, 250):
+        writer.write(*(f"more {number}" for number in range(count - 249, count + 1)))
         expect(ada.bubbles.last).to_have_text(f"more {count}")
     held = ada.page.evaluate(
         """() => {

@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from tests.conftest import StartServer, on_both
+from tests.conftest import StartServer, on_both, on_both_in_time
 from tests.support.checker import check
 from tests.support.client import ChatClient, stored_messages
 from tests.support.links import WebsocketLink
@@ -49,7 +49,7 @@ async def test_a_storm_of_retries_is_one_message(start_server: StartServer) -> N
             await socket.close()
 
 
-@on_both
+@on_both_in_time
 @pytest.mark.timeout(180)
 async def test_a_reader_that_never_reads_costs_nobody(start_server: StartServer) -> None:
     server = start_server("--message-rate", "1000000", "--message-burst", "1000000", "--max-unsent", str(MEGABYTE))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartServer, on_both
+from tests.conftest import StartServer, on_both, on_both_in_time
 from tests.promises.judge import judge
 from tests.promises.looks import Looks
 from tests.support.client import ChatClient, ConnectionLost
@@ -247,7 +247,7 @@ async def soak(start_server: StartServer, rng: random.Random, rounds: int, secon
     return looks
 
 
-@on_both
+@on_both_in_time
 @pytest.mark.timeout(300)
 async def test_a_short_soak(start_server: StartServer, rng: random.Random) -> None:
     looks = await soak(start_server, rng, rounds=3, seconds=2, rest=0)
