@@ -222,6 +222,8 @@ class PostgresStore:
         self._open = False
         for task in self._tasks:
             task.cancel()
+        # A connection that one of them is making has to be let go of before the loop ends.
+        await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._pool.close()
