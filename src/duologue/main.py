@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -116,10 +117,24 @@ def run(settings: Settings) -> int:
         ) from error
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, sockets))
+            code = runner.run(_serve(settings, sockets))
     finally:
         for each in sockets:
             each.close()
+    _end_past_threads(code)
+    return code
+
+
+def _end_past_threads(code: int) -> None:
+    """End the process now, with that code, if a writer is still waiting for its database although the drain has had its time.
+
+    It can't be joined, and for the interpreter to end around a thread that is inside a C extension has crashed it (SIGSEGV).
+    """
+    if any(each.daemon for each in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def raise_open_files(connections: int) -> int:
