@@ -32,6 +32,7 @@ from duologue.server.gateway import ARGUMENTS, Gateway
 from duologue.server.outcomes import Outcomes
 from duologue.server.transport import SocketServer, TransportConfig
 from duologue.settings import Settings
+from duologue.store.committer import WRITER_THREAD
 from duologue.wire import Limits
 
 __all__ = ["AddressUnusable", "StoreUnusable", "run"]
@@ -130,7 +131,7 @@ def _end_past_threads(code: int) -> None:
 
     It can't be joined, and for the interpreter to end around a thread that is inside a C extension has crashed it (SIGSEGV).
     """
-    if any(each.daemon for each in threading.enumerate()):
+    if any(each.name == WRITER_THREAD for each in threading.enumerate()):
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -76,8 +76,6 @@ class Refusal(DuologueError):
         self.code = code
         self.detail = detail
         self.retry_after = retry_after
-        self.answer: bytes | None = None
-        """Kept here by whoever wrote it down for a peer, for a refusal may be given out again and again."""
 
     def __str__(self) -> str:
         return f"{self.code.value}: {self.detail or self.code.sentence}"

@@ -201,13 +201,11 @@ class Gateway:
 
     def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
         client: Client = socket.data
-        refused = argument if type(argument) is Refusal else client.sender.spend()
+        refused = argument if type(argument) is Refusal else self._spend(client)
         if refused is not None:
             refuse(client, name, ack_id, refused, _id_of(argument))
             return
         try:
-            if self._draining:
-                raise Refusal(Code.UNAVAILABLE, _DRAINING)
             self._handlers[name](client, argument, ack_id)
         except Refusal as refusal:
             refuse(client, name, ack_id, refusal, _id_of(argument))
@@ -218,9 +216,7 @@ class Gateway:
         """What `on_typed_event` doesn't get: arguments too many, or of another type."""
         client: Client = socket.data
         try:
-            if self._draining:
-                raise Refusal(Code.UNAVAILABLE, _DRAINING)
-            if (refused := client.sender.spend()) is not None:
+            if (refused := self._spend(client)) is not None:
                 raise refused
             if not args or attachments:
                 raise Refusal(Code.BAD_REQUEST, "one argument is needed, without attachments")
@@ -231,6 +227,10 @@ class Gateway:
             refuse(client, name, ack_id, refusal, _message_id(args) if name == "private message" else None)
         except _BAD_JSON as error:
             refuse(client, name, ack_id, Refusal(Code.BAD_REQUEST, str(error)))
+
+    def _spend(self, client: Client) -> Refusal | None:
+        """Of the user's allowance, or why the event isn't looked at any further."""
+        return Refusal(Code.UNAVAILABLE, _DRAINING) if self._draining else client.sender.spend()
 
     def _private_message(self, client: Client, asked: events.PrivateMessage, ack_id: int | None) -> None:
         client.sender.message(asked.to, asked.content, asked.id, (client, ack_id))

@@ -23,15 +23,12 @@ from duologue.domain.limits import ChatLimits
 from duologue.domain.model import User
 from duologue.domain.ports import Clock, Store
 from duologue.server import events
-from duologue.server.elsewhere import Elsewhere
+from duologue.server.elsewhere import PEERS_AT_ONCE, Elsewhere
 from duologue.server.hub import Client, Hub
 from duologue.server.transport import Frame
 from duologue.wire import encode_event
 
 logger = logging.getLogger(__name__)
-
-READ_AT_ONCE: Final = 16
-"""Users whose acquaintances are read at once; each may have `roster_people` of them."""
 
 RETRY_PAUSE: Final = 1.0
 """Seconds until what failed is tried again."""
@@ -223,7 +220,7 @@ class Presence:
             while not self._untold:
                 self._changed.clear()
                 await self._changed.wait()
-            users = [self._untold.popitem(last=False)[0] for _ in range(min(READ_AT_ONCE, len(self._untold)))]
+            users = [self._untold.popitem(last=False)[0] for _ in range(min(PEERS_AT_ONCE, len(self._untold)))]
             try:
                 found = await self._store.peers(users, self._limits.roster_people)
             except Exception as error:

@@ -51,6 +51,8 @@ NICE = 1
 """Of the writer's thread: where it shares a core with the loop, the loop comes first. What would wait too long has to be
 refused, and for that the loop needs the time (docs/decisions/overload.md)."""
 
+WRITER_THREAD = "duologue-writer"
+
 LEISURE = 0.05
 """Seconds without any write after which the engine does what can wait."""
 
@@ -124,7 +126,7 @@ class Committer:
         self._open = True
         self._failed = False
         self._ended: asyncio.Future[None] = loop.create_future()
-        self._thread = threading.Thread(target=self._work, name="duologue-writer", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=WRITER_THREAD, daemon=True)
 
     def start(self) -> None:
         self._thread.start()

@@ -307,7 +307,8 @@ class Writer:
         stored: dict[Pair, Conversation] = {}
         row: Any
         for row in self._connection.execute(_HEADS, (_text([pair for pair in pairs if pair not in young]),)):
-            stored[row[0], row[1]] = Conversation(*row)
+            *head, number = row
+            stored[row[0], row[1]] = Conversation(*head, number=number)
         for pair in pairs:
             conversation = young.get(pair)
             if conversation is not None:

@@ -42,19 +42,8 @@ class Conversation(Head):
     identities: list[int]
     """Theirs, in their order."""
 
-    def __init__(
-        self,
-        low: int,
-        high: int,
-        seq: int = 0,
-        rev: int = 0,
-        low_received: int = 0,
-        low_read: int = 0,
-        high_received: int = 0,
-        high_read: int = 0,
-        number: int = 0,
-    ) -> None:
-        super().__init__(low, high, seq, rev, low_received, low_read, high_received, high_read)
+    def __init__(self, low: int, high: int, *head: int, number: int = 0) -> None:
+        super().__init__(low, high, *head)
         self.number = number
         """What its keys in the tables begin with; 0 until it has one."""
         self.fresh: Sequence[int] = ()
