@@ -192,7 +192,7 @@ except ImportError:  # `python hatch_build.py` needs no hatchling
     pass
 else:
 
-    class ClientBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    class ClientBuildHook(BuildHookInterface):  # type: ignore[type-arg]  # generic in hatchling's types only, not when it runs
         """Builds the client before a wheel, an editable install or an sdist is made of it."""
 
         PLUGIN_NAME = "custom"
@@ -201,7 +201,7 @@ else:
             """An sdist has the client built, and so needs no Node."""
             return [NODE_WHEEL] if (SOURCES / "package.json").is_file() else []
 
-        def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+        def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's
             if os.environ.get("DUOLOGUE_SKIP_CLIENT") == "1":
                 return
             self.app.display_info("Building the web client")

@@ -28,6 +28,9 @@ from bench.peers.launch import LOAD_CORE, ROOT, Watch, pinned, running
 RETRY: Final = (0.5, 1.5)
 """Seconds before another attempt: the stock client's first pause with its randomization."""
 
+REST: Final = 2.0
+"""Seconds between the last sign-in and the look at the memory that the herd's is compared with."""
+
 DEADLINE: Final = 120.0
 
 
@@ -107,7 +110,7 @@ def measure(node: str, sockets: int) -> dict[str, Any]:
             assert herd.stdin is not None
             if not herd.stdout.readline():
                 return {"valid": False, "refusal": "not everybody could sign in"}
-            time.sleep(2)
+            time.sleep(REST)
             idle, port = peer.rss(), peer.port
             peer.process.send_signal(signal.SIGKILL)
             peer.process.wait()

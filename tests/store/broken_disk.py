@@ -54,6 +54,21 @@ class BrokenDisk(apsw.VFS):
                     copy.truncate(size)
 
 
+class FailsAfter(BrokenDisk):
+    """Works for so many operations, and never again."""
+
+    def __init__(self, operations: int) -> None:
+        super().__init__()
+        self.left = operations
+        self.error = apsw.SQLITE_IOERR_WRITE
+
+    def check(self, operation: str) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            self.fail = {"write", "sync"}
+        super().check(operation)
+
+
 class _File(apsw.VFSFile):
     def __init__(self, disk: BrokenDisk, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
         self._disk = disk

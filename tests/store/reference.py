@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import bisect
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from duologue.domain.model import Conversation, HistoryPage, Message, Roster, SyncPage
-from duologue.domain.ports import Pending, PendingMessage
+from duologue.domain.model import Conversation, HistoryPage, Message, Roster, SyncPage, User
+from duologue.domain.ports import Pending, PendingMessage, PendingReceipt
 
 Place = tuple[int, int]
 
@@ -21,6 +22,11 @@ class Change(NamedTuple):
     seq: int
     mine: Place
     theirs: Place
+
+
+def some_two(rng: random.Random, people: Sequence[User]) -> tuple[User, User]:
+    """Few talk to one person the most: conversations of any length between one message and thousands."""
+    return rng.choice(people), people[min(int(rng.expovariate(0.7)), len(people) - 1)]
 
 
 class Reference:
@@ -54,6 +60,11 @@ class Reference:
 
     def version(self, user: str) -> int:
         return len(self.changes[user])
+
+    def some_receipt(self, rng: random.Random, one: User, other: User) -> PendingReceipt:
+        """Of a conversation, sometimes beyond its end."""
+        end = self.end(one.id, other.id)
+        return PendingReceipt(one.id, other.id, rng.randint(0, end + 2), rng.randint(0, end + 2), None)
 
     def end(self, user: str, peer: str) -> int:
         return len(self.messages[frozenset((user, peer))])

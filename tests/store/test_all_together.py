@@ -24,9 +24,9 @@ from duologue.store.migrate.sqlite import SqliteSide
 from duologue.store.sqlite import chunks, filing, identities, queries, writer
 from tests.support.clock import SetClock
 
-from .broken_disk import BrokenDisk
+from .broken_disk import BrokenDisk, FailsAfter
 from .one_thread import OneThread
-from .reference import Reference
+from .reference import Reference, some_two
 
 PEOPLE = [User(f"{number:016x}", f"user {number}") for number in range(5)]
 
@@ -116,10 +116,9 @@ class Life:
 
     def some(self, number: int) -> Pending:
         rng = self.rng
-        one, other = rng.choice(PEOPLE), PEOPLE[min(int(rng.expovariate(0.7)), len(PEOPLE) - 1)]
+        one, other = some_two(rng, PEOPLE)
         if rng.random() < 0.3:
-            end = self.reference.end(one.id, other.id)
-            return PendingReceipt(one.id, other.id, rng.randint(0, end + 2), rng.randint(0, end + 2), None)
+            return self.reference.some_receipt(rng, one, other)
         if rng.random() < 0.2 and self.known:
             first = rng.choice(list(self.known.values()))
             content = first.content if rng.random() < 0.7 else "another text"
@@ -292,7 +291,7 @@ def opened(
 ) -> Life:
     """After some starts that fail, each of another disk that breaks after a few writes."""
     while rng.random() < 0.3:
-        breaking = Breaking(rng.randrange(1, 40))
+        breaking = FailsAfter(rng.randrange(1, 40))
         try:
             OneThread(folder, clock, breaking.name).drop()
         except (StoreUnusable, apsw.Error):
@@ -312,19 +311,6 @@ class FullNowAndThen(BrokenDisk):
     def check(self, operation: str) -> None:
         if operation == "write" and self._rng.random() < self.full:
             raise apsw.FullError("made up")
-
-
-class Breaking(BrokenDisk):
-    def __init__(self, operations: int) -> None:
-        super().__init__()
-        self.left = operations
-        self.error = apsw.SQLITE_IOERR_WRITE
-
-    def check(self, operation: str) -> None:
-        self.left -= 1
-        if self.left <= 0:
-            self.fail = {"write", "sync"}
-        super().check(operation)
 
 
 async def check_migration(folder: Path, reference: Reference, *, clean: bool) -> None:

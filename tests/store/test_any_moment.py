@@ -22,7 +22,7 @@ from duologue.store.sqlite import SqliteStore, chunked, filing, schema, writer
 from duologue.store.sqlite.connection import open_writer
 from duologue.store.sqlite.files import DATABASE
 
-from .broken_disk import BrokenDisk
+from .broken_disk import BrokenDisk, FailsAfter
 from .conftest import Bench
 from .reference import Reference
 
@@ -151,19 +151,6 @@ async def check_interrupted_starts(folder: Path, rng: random.Random) -> None:
             after.rename(folder)
         finally:
             disk.unregister()
-
-
-class FailsAfter(BrokenDisk):
-    def __init__(self, operations: int) -> None:
-        super().__init__()
-        self.left = operations
-        self.error = apsw.SQLITE_IOERR_WRITE
-
-    def check(self, operation: str) -> None:
-        self.left -= 1
-        if self.left <= 0:
-            self.fail = {"write", "sync"}
-        super().check(operation)
 
 
 @pytest.mark.parametrize(

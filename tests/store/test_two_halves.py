@@ -12,12 +12,12 @@ import apsw
 import pytest
 
 from duologue.domain.model import User
-from duologue.domain.ports import Pending, PendingMessage, PendingReceipt
+from duologue.domain.ports import Pending, PendingMessage
 from duologue.store import committer
 from duologue.store.sqlite import SqliteStore, chunks, filing, writer
 
 from .conftest import Bench
-from .reference import Reference
+from .reference import Reference, some_two
 
 PEOPLE = [User(f"{number:016x}", f"user {number}") for number in range(6)]
 WRITES = 6_000
@@ -57,11 +57,9 @@ class Crowd:
 
     def some(self, number: int) -> Pending:
         rng = self.rng
-        # Few talk to one person the most: conversations of any length between one message and thousands.
-        one, other = rng.choice(PEOPLE), PEOPLE[min(int(rng.expovariate(0.7)), len(PEOPLE) - 1)]
+        one, other = some_two(rng, PEOPLE)
         if rng.random() < 0.3:
-            end = self.reference.end(one.id, other.id)
-            return PendingReceipt(one.id, other.id, rng.randint(0, end + 2), rng.randint(0, end + 2), None)
+            return self.reference.some_receipt(rng, one, other)
         if rng.random() < 0.1 and self.bench.returned:
             known = rng.choice(self.bench.returned)
             if isinstance(known, PendingMessage):
