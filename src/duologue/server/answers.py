@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from typing import Final
 
-from duologue.domain.errors import Code, Refusal
+from duologue.domain.errors import Refusal
 from duologue.server import events
 from duologue.server.hub import Client
 from duologue.server.transport import Frame, Socket
@@ -17,27 +18,31 @@ logger = logging.getLogger(__name__)
 RETRY_AFTER: Final = 1.0
 """Seconds, where a retry can help and nothing better is known."""
 
-KEPT_ANSWERS: Final = 1_024
-"""Answers to acks whose JSON is kept: an overloaded server gives few different ones, each a thousand times a second, and so
-does one that somebody floods."""
+KEPT_ANSWERS: Final = 128
+"""Refusals whose answer is kept; a store that is overloaded gives out half as many, each a thousand times a second."""
 
 
 def refuse(client: Client, event: str, ack_id: int | None, refusal: Refusal, id: str | None = None) -> None:
     """Answer an event with its refusal: by the ack if one was asked for, else by the event `refused`."""
-    if logger.isEnabledFor(logging.DEBUG):  # asked first, for it's asked more often than anything while overloaded
-        logger.debug("user %s: %r refused: %s", client.user_id, event, refusal)
+    logger.debug("user %s: %r refused: %s", client.user_id, event, refusal)
+    retry_after = seconds_to_wait(refusal)
     if ack_id is not None:
-        answer = _answer(refusal.code, _milliseconds(refusal))
-        client.socket.send(Frame(b"43%d%b" % (ack_id, answer)))
+        client.socket.ack(ack_id, events.refusal(refusal.code, refusal.code.sentence, retry_after))
     else:
-        body = events.refusal(refusal.code, refusal.code.sentence, seconds_to_wait(refusal), event, id)
+        body = events.refusal(refusal.code, refusal.code.sentence, retry_after, event, id)
         client.socket.send(Frame(encode_event("refused", body)))
 
 
+def refuse_at_once(client: Client, ack_id: int, refusal: Refusal) -> None:
+    """Answer by the ack, with a refusal that `Store.refusal` gave out and nobody raised. An overloaded server does this more
+    often than anything else, so the text is kept and no log is asked whether it wants to know."""
+    client.socket.send(Frame(b"43%d%b" % (ack_id, _answer(refusal))))
+
+
 @functools.lru_cache(KEPT_ANSWERS)
-def _answer(code: Code, milliseconds: int | None) -> bytes:
+def _answer(refusal: Refusal) -> bytes:
     """The arguments of the ack."""
-    return b"[%b]" % events.refusal(code, code.sentence, _seconds(code, milliseconds))
+    return b"[%b]" % events.refusal(refusal.code, refusal.code.sentence, seconds_to_wait(refusal))
 
 
 def refuse_connection(socket: Socket, refusal: Refusal) -> None:
@@ -52,15 +57,7 @@ def refuse_connection(socket: Socket, refusal: Refusal) -> None:
 
 def seconds_to_wait(refusal: Refusal) -> float | None:
     """What a peer is told of when to try again; None where that can't help."""
-    return _seconds(refusal.code, _milliseconds(refusal))
-
-
-def _milliseconds(refusal: Refusal) -> int | None:
-    return None if refusal.retry_after is None else int(refusal.retry_after * 1000)
-
-
-def _seconds(code: Code, milliseconds: int | None) -> float | None:
-    """The next millisecond: whoever comes again at the very moment that was named must not be early."""
-    if not code.retry:
+    if not refusal.code.retry:
         return None
-    return RETRY_AFTER if milliseconds is None else (milliseconds + 1) / 1000
+    # To the next millisecond: whoever comes again at the very moment that was named must not be early.
+    return math.floor(refusal.retry_after * 1000 + 1) / 1000 if refusal.retry_after is not None else RETRY_AFTER

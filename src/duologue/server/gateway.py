@@ -22,7 +22,7 @@ from duologue.domain.ports import Bus, Clock, Registry, Store
 from duologue.domain.rate import AddressBuckets
 from duologue.server import events
 from duologue.server.admission import Admission
-from duologue.server.answers import refuse, refuse_connection
+from duologue.server.answers import refuse, refuse_at_once, refuse_connection
 from duologue.server.catchup import CatchUp
 from duologue.server.comparison import Comparison
 from duologue.server.elsewhere import Elsewhere
@@ -201,7 +201,10 @@ class Gateway:
 
     def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
         client: Client = socket.data
-        refused = argument if type(argument) is Refusal else self._spend(client)
+        if type(argument) is Refusal and ack_id is not None:
+            refuse_at_once(client, ack_id, argument)
+            return
+        refused = self._spend(client)
         if refused is not None:
             refuse(client, name, ack_id, refused, _id_of(argument))
             return
