@@ -20,7 +20,7 @@ from starlette.routing import Mount
 
 from duologue.server.transport import Engine, Socket, SocketServer, TransportConfig
 from duologue.server.transport.session import Session
-from duologue.wire import Frame, Limits, encode_ack, encode_event
+from duologue.wire import Limits, encode_ack, encode_binary_frame, encode_event, encode_frame
 
 NAMESPACES = ("/", "/custom")
 GREETING_DELAY = 0.02  # seconds
@@ -48,7 +48,7 @@ class Echo:
     def _greet(self, socket: Socket) -> None:
         payload = self._greetings.pop(socket, None)
         if payload is not None:
-            socket.send(Frame(encode_event("auth", payload, namespace=socket.namespace)))
+            socket.send(encode_frame(encode_event("auth", payload, namespace=socket.namespace)))
 
     def on_event(
         self, socket: Socket, name: str, args: list[Raw], ack_id: int | None, attachments: tuple[bytes, ...]
@@ -59,10 +59,10 @@ class Echo:
         namespace, count = socket.namespace, len(attachments)
         if name == "message":
             packet = encode_event("message-back", *json_args, namespace=namespace, attachments=count)
-            socket.send(Frame(packet, attachments))
+            socket.send(encode_frame(packet, attachments))
         elif name == "message-with-ack" and ack_id is not None:
             packet = encode_ack(ack_id, *json_args, namespace=namespace, attachments=count)
-            socket.send(Frame(packet, attachments))
+            socket.send(encode_frame(packet, attachments))
 
     def on_disconnect(self, socket: Socket, reason: str) -> None:
         self._greetings.pop(socket, None)
@@ -75,10 +75,10 @@ class RawEcho:
         self._session = session
 
     def on_text(self, packet: bytes) -> None:
-        self._session.send(Frame(packet))
+        self._session.send(encode_frame(packet))
 
     def on_binary(self, content: bytes) -> None:
-        self._session.send(Frame.binary(content))
+        self._session.send(encode_binary_frame(content))
 
     def on_close(self, reason: str) -> None:
         pass

@@ -235,7 +235,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
         admit=admit,
         types=ARGUMENTS,
         on_typed_event=gateway.on_typed_event,
-        refusal=gateway.refusal,
+        refusals=gateway.refusals,
     )
 
     async def leave() -> None:

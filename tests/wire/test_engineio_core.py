@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duologue.wire import Frame, Limits, Violation
+from duologue.wire import Limits, Violation, encode_frame
 from duologue.wire.engineio import decode_payload, encode_open
 from duologue.wire.frames import websocket_frame
 from duologue.wire.messages import BINARY, CONTINUATION, TEXT, Assembler
@@ -62,7 +62,7 @@ def test_bad_payloads_are_refused_whole(body: bytes) -> None:
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536])
 def test_a_frame_serves_both_transports(size: int) -> None:
     packet = b"4" + b"x" * (size - 1) if size else b""
-    frame = Frame(packet)
+    frame = encode_frame(packet)
     assert frame.ws == websocket_frame(packet)
     assert frame.payload == packet
     assert frame.packets == 1
@@ -71,7 +71,7 @@ def test_a_frame_serves_both_transports(size: int) -> None:
 @pytest.mark.parametrize("size", [1, 200, 70_000])
 def test_a_frame_with_attachments(size: int) -> None:
     packet = b"4" + b"x" * size
-    frame = Frame(packet, (b"\x01\x02\x03\x04", b""))
+    frame = encode_frame(packet, (b"\x01\x02\x03\x04", b""))
     assert frame.ws == websocket_frame(packet) + b"\x82\x04\x01\x02\x03\x04" + b"\x82\x00"
     assert frame.payload == packet + b"\x1ebAQIDBA==\x1eb"
     assert frame.packets == 3

@@ -24,7 +24,7 @@ from duologue.server.presence import Presence
 from duologue.server.second_look import SecondLook
 from duologue.server.sessions import Sessions
 from duologue.server.shares import Shares
-from duologue.server.transport import Frame, Socket
+from duologue.server.transport import Frame, Socket, encode_frame
 from duologue.wire import encode_event
 
 ADMISSIONS_AT_ONCE: Final = 64
@@ -94,7 +94,7 @@ class Admission:
         if not socket.connected:
             return
         self._presence.arrive(client)  # before the page, which lists its own reader as online
-        socket.send(Frame(encode_event("session", events.session(token, user))))
+        socket.send(encode_frame(encode_event("session", events.session(token, user))))
         socket.send(first())  # encoded only now, so that it says who is online now
         self._hub.go_live(client, version)
         if self._newcomers is not None:
@@ -112,7 +112,7 @@ class Admission:
 
         def frame() -> Frame:
             body = events.sync(page, cursor, reset, user, limits, is_online)
-            return Frame(encode_event("sync", body))
+            return encode_frame(encode_event("sync", body))
 
         return page.version, frame
 
@@ -128,7 +128,7 @@ class Admission:
 
         def frame() -> Frame:
             people = [events.roster_entry(each, is_online(each.id), messages) for each, messages in roster.people]
-            return Frame(encode_event("users", events.encode(people)))
+            return encode_frame(encode_event("users", events.encode(people)))
 
         return roster.version, frame
 

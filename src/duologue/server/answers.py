@@ -10,7 +10,7 @@ from typing import Final
 from duologue.domain.errors import Refusal
 from duologue.server import events
 from duologue.server.hub import Client
-from duologue.server.transport import Frame, Socket
+from duologue.server.transport import Socket, encode_frame
 from duologue.wire import encode_event
 
 logger = logging.getLogger(__name__)
@@ -30,13 +30,13 @@ def refuse(client: Client, event: str, ack_id: int | None, refusal: Refusal, id:
         client.socket.ack(ack_id, events.refusal(refusal.code, refusal.code.sentence, retry_after))
     else:
         body = events.refusal(refusal.code, refusal.code.sentence, retry_after, event, id)
-        client.socket.send(Frame(encode_event("refused", body)))
+        client.socket.send(encode_frame(encode_event("refused", body)))
 
 
 def refuse_at_once(client: Client, ack_id: int, refusal: Refusal) -> None:
     """Answer by the ack, with a refusal that `Store.refusal` gave out and nobody raised. An overloaded server does this more
     often than anything else, so the text is kept and no log is asked whether it wants to know."""
-    client.socket.send(Frame(b"43%d%b" % (ack_id, _answer(refusal))))
+    client.socket.send(encode_frame(b"43%d%b" % (ack_id, _answer(refusal))))
 
 
 @functools.lru_cache(KEPT_ANSWERS)

@@ -12,7 +12,7 @@ from duologue.domain.ports import Store
 from duologue.server import events
 from duologue.server.hub import Client, Hub
 from duologue.server.presence import Presence, connected_frame
-from duologue.server.transport import Frame
+from duologue.server.transport import encode_frame
 from duologue.wire import encode_event
 
 logger = logging.getLogger(__name__)
@@ -62,4 +62,4 @@ class CatchUp:
 
     @staticmethod
     def _emit(client: Client, name: str, body: bytes) -> None:
-        client.socket.send(Frame(encode_event(name, body)))
+        client.socket.send(encode_frame(encode_event(name, body)))

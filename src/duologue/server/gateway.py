@@ -61,7 +61,7 @@ ARGUMENTS: Final[dict[str, type[msgspec.Struct]]] = {
 }
 """The type of each event's argument. Those that fit come by `on_typed_event`."""
 
-_WRITES: Final = frozenset({"private message", "received", "read"})
+_WRITES: Final = ("private message", "received", "read")
 """Events that the store has to take."""
 
 _decoders = {name: msgspec.json.Decoder(type_).decode for name, type_ in ARGUMENTS.items()}
@@ -110,6 +110,8 @@ class Gateway:
         self._requests = Requests(store, bus, self.presence, self.sessions, limits)
         self._tasks: set[asyncio.Task[None]] = set()
         self._admissions: dict[Socket, asyncio.Task[None]] = {}
+        self.refusals = dict.fromkeys(_WRITES, store.refusal)
+        """Of events that the store has to take, by name: asked before what is in one is read (`duologue.wire.typed`)."""
         self._sign_ins = AddressBuckets(limits.connect_rate, limits.connect_burst)
         self._clock = clock
         self._draining = False
@@ -194,10 +196,6 @@ class Gateway:
             self.presence.depart(client)
             if not self.hub.is_here(client.user_id):
                 self.senders.leave(client.sender)
-
-    def refusal(self, name: str) -> Refusal | None:
-        """Of every event of that name for now, whatever is in it (`duologue.wire.typed.RefusalOf`)."""
-        return self._store.refusal() if name in _WRITES else None
 
     def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
         client: Client = socket.data

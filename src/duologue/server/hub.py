@@ -14,7 +14,7 @@ from typing import Final
 
 from duologue.actions.send import Sender
 from duologue.domain.ports import Bus
-from duologue.server.transport import Frame, Socket
+from duologue.server.transport import Frame, Socket, encode_frame
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Hub:
         clients = self._clients.get(user_id)
         if clients is None:
             return
-        frame = Frame(packet)
+        frame = encode_frame(packet)
         for client in clients:
             if client.socket.id == exclude:
                 self._deliver(client, version, None)

@@ -11,7 +11,7 @@ from duologue.server import events
 from duologue.server.answers import refuse
 from duologue.server.hub import Client, Hub
 from duologue.server.presence import Presence, connected_packet
-from duologue.server.transport import Frame
+from duologue.server.transport import encode_frame
 from duologue.wire import encode_event
 
 _RECEIPT = encode_event("receipt")[:-1] + b","
@@ -45,7 +45,7 @@ class Outcomes:
             return
         socket = client.socket
         if ack_id is not None:
-            socket.send(Frame(events.message_ack(pending, ack_id)))
+            socket.send(encode_frame(events.message_ack(pending, ack_id)))
         if pending.duplicate:
             return
         sender, recipient, bus = pending.sender, pending.recipient, self._bus

@@ -25,7 +25,7 @@ from duologue.domain.ports import Clock, Store
 from duologue.server import events
 from duologue.server.elsewhere import PEERS_AT_ONCE, Elsewhere
 from duologue.server.hub import Client, Hub
-from duologue.server.transport import Frame
+from duologue.server.transport import Frame, encode_frame
 from duologue.wire import encode_event
 
 logger = logging.getLogger(__name__)
@@ -252,11 +252,11 @@ class Presence:
 
 
 def _disconnected_frame(user_id: str) -> Frame:
-    return Frame(encode_event("user disconnected", events.encode(user_id)))
+    return encode_frame(encode_event("user disconnected", events.encode(user_id)))
 
 
 def connected_frame(user: User, connected: bool) -> Frame:
-    return Frame(connected_packet(user, connected))
+    return encode_frame(connected_packet(user, connected))
 
 
 def connected_packet(user: User, connected: bool) -> bytes:

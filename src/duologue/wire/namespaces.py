@@ -75,11 +75,13 @@ class Namespaces:
     binary packet, of at most `Limits.attachment_bytes`. Events that `schemas` takes come as `TypedEvent`.
     """
 
-    __slots__ = ("_announced", "_attachments", "_limits", "_schemas", "_states")
+    __slots__ = ("_announced", "_attachments", "_limits", "_open", "_schemas", "_states")
 
     def __init__(self, limits: Limits, schemas: Schemas | None = None) -> None:
         self._limits = limits
         self._schemas = schemas
+        self._open: Schemas | None = None
+        """The same, while the peer is in the main namespace."""
         self._states: dict[str, State] = {}
         self._announced: Announced | None = None
         self._attachments: list[bytes] | None = None
@@ -93,8 +95,8 @@ class Namespaces:
         """`packet` is a whole Engine.IO text message, `4` included."""
         if self._announced is not None:
             return Violation("text packet where an attachment was due")
-        if self._schemas is not None and self._states.get(MAIN) is _CONNECTED:
-            typed = self._schemas.decode(packet)
+        if self._open is not None:
+            typed = self._open.decode(packet)
             if typed is not None:
                 return typed
         decoded = decode(packet, self._limits)
@@ -153,6 +155,8 @@ class Namespaces:
             self._states.pop(namespace, None)
         else:
             self._states[namespace] = state
+        if namespace == MAIN:
+            self._open = self._schemas if state is State.CONNECTED else None
 
 
 _REASONS: dict[type, str] = {

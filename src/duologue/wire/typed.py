@@ -9,68 +9,71 @@ one, and msgspec has read every string.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from duologue.wire.limits import Limits
 
-RefusalOf = Callable[[str], object | None]
-"""Asked by an event's name, before its argument is read: None to have it read, or what is to come in its place."""
+Refuser = Callable[[], object | None]
+"""Asked before an event's argument is read: None to have it read, or what is to come in its place."""
+
+_EVENT = 0x32
 
 
 class TypedEvent(msgspec.Struct, gc=False):
     """An event of the main namespace. `argument` is of the type (of a subclass, to be exact) that its name has, or what the
-    schemas' `refusal` gave in its place."""
+    event's `Refuser` gave in its place."""
 
     name: str
     argument: Any
     ack_id: int | None
 
 
-def take_all(name: str) -> None:
-    """Refuses no event."""
-
-
 class Schemas:
     """The types of the events that an application knows, by name. Names are ASCII without quotes and backslashes.
 
-    An application that is overloaded refuses more than it takes, and needs no more than the ack's id for that: `refusal` is
-    asked for each event that wants an ack. What is refused by it isn't looked at, not even for being JSON.
+    An application that is overloaded refuses more than it takes, and needs no more than the ack's id for that: an event's
+    `Refuser`, where it has one, is asked each time that an ack is wanted. What is refused by it isn't looked at, not even for
+    being JSON.
     """
 
-    __slots__ = ("_decoders", "_digits", "_name", "_refusal")
+    __slots__ = ("_known", "_name", "_start")
 
     def __init__(
-        self, types: Mapping[str, type[msgspec.Struct]], limits: Limits, refusal: RefusalOf = take_all
+        self,
+        types: Mapping[str, type[msgspec.Struct]],
+        limits: Limits,
+        refusals: Mapping[str, Refuser] = MappingProxyType({}),
     ) -> None:
-        self._refusal = refusal
-        self._decoders: dict[bytes, tuple[str, Callable[[bytes], tuple[str, Any]]]] = {
-            name.encode("ascii"): (name, msgspec.json.Decoder(tuple[str, _strict(type_)]).decode)  # type: ignore[misc]
+        """`types` and `refusals` by the event's name."""
+        self._known: dict[bytes, tuple[str, Callable[[bytes], tuple[str, Any]], Refuser | None]] = {
+            name.encode("ascii"): (name, msgspec.json.Decoder(tuple[str, _strict(type_)]).decode, refusals.get(name))  # type: ignore[misc]
             for name, type_ in types.items()
         }
-        self._name = max(map(len, self._decoders), default=0) + 1
-        self._digits = limits.ack_digits
+        self._name = max(map(len, self._known), default=0) + 1
+        self._start = 3 + limits.ack_digits
+        """Before which the arguments begin."""
 
     def decode(self, packet: bytes) -> TypedEvent | None:
         """`packet` is a whole Engine.IO text message, `4` included."""
-        if packet[1:2] != b"2":
+        start = packet.find(b"[", 2, self._start)
+        if start < 0 or packet[1] != _EVENT:
             return None
-        start = packet.find(b"[", 2, 3 + self._digits)
         name_at = start + 2
-        known = self._decoders.get(packet[name_at : packet.find(b'"', name_at, name_at + self._name)])
+        known = self._known.get(packet[name_at : packet.find(b'"', name_at, name_at + self._name)])
         if known is None:
             return None
-        if start == 2:
-            ack_id = None
-        else:
+        name, decode, refusal = known
+        ack_id = None
+        if start > 2:
             digits = packet[2:start]
-            if start < 0 or not digits.isdigit():
+            if not digits.isdigit():
                 return None
             ack_id = int(digits)
-        name, decode = known
-        if ack_id is not None and (instead := self._refusal(name)) is not None:
-            return TypedEvent(name, instead, ack_id)
+            if refusal is not None and (instead := refusal()) is not None:
+                return TypedEvent(name, instead, ack_id)
         try:
             return TypedEvent(name, decode(packet[start:])[1], ack_id)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from duologue.server.transport import Frame, Limits, Socket, SocketServer, TransportConfig, encode_event
+from duologue.server.transport import Limits, Socket, SocketServer, TransportConfig, encode_event, encode_frame
 
 PATIENCE = 10.0
 """Seconds after which something that ought to happen counts as not happening."""
@@ -45,7 +45,7 @@ class Recorder:
         if name == "boom":
             raise ZeroDivisionError(name)
         self.events.append(name)
-        socket.send(Frame(encode_event("echo", *map(bytes, args))))
+        socket.send(encode_frame(encode_event("echo", *map(bytes, args))))
 
     def on_disconnect(self, socket: Socket, reason: str) -> None:
         self.ends.append(reason)

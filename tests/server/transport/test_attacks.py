@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from duologue.server.transport import Frame, encode_event
+from duologue.server.transport import encode_event, encode_frame
 from duologue.wire import Limits
 from tests.server.transport.harness import PATIENCE, Running, Serve
 
@@ -271,7 +271,7 @@ class TestSlowReaders:
         async with serve(max_unsent=300_000) as running:
             await running.connected()
             (socket,) = running.app.sockets
-            frame = Frame(encode_event("m", b'"' + b"x" * 50_000 + b'"'))
+            frame = encode_frame(encode_event("m", b'"' + b"x" * 50_000 + b'"'))
 
             def push() -> bool:
                 socket.send(frame)
@@ -289,7 +289,7 @@ class TestSlowReaders:
             await running.request(b"POST " + target + head)
             (socket,) = running.app.sockets
             for _ in range(7):
-                socket.send(Frame(encode_event("m", b'"' + b"x" * 50_000 + b'"')))
+                socket.send(encode_frame(encode_event("m", b'"' + b"x" * 50_000 + b'"')))
             await until(lambda: not socket.connected)
             assert running.app.ends == ["slow reader"]
 
@@ -336,12 +336,12 @@ async def test_messages_cross_the_upgrade_once_and_in_order(serve: Serve, probe_
         expected = [b'42["m",%d]' % number for number in range(10)]
         seen: list[bytes] = []
         for number in range(probe_after):
-            socket.send(Frame(encode_event("m", b"%d" % number)))
+            socket.send(encode_frame(encode_event("m", b"%d" % number)))
         websocket = await running.websocket("&sid=" + target[-20:].decode())
         websocket.send(b"2probe")
         assert await websocket.frame() == (1, b"3probe")
         for number in range(probe_after, 10):
-            socket.send(Frame(encode_event("m", b"%d" % number)))
+            socket.send(encode_frame(encode_event("m", b"%d" % number)))
         seen += (await poll)[1].split(b"\x1e")
         websocket.send(b"5")
         while len([packet for packet in seen if packet != b"6"]) < 10:

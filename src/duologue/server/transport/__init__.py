@@ -38,7 +38,7 @@ reader is closed at the end of the turn.
 
 A frame is encoded once and sent to any number of sockets of its namespace::
 
-    frame = Frame(encode_event("private message", b'{"content":"hi"}'))        # both from duologue.wire
+    frame = encode_frame(encode_event("private message", b'{"content":"hi"}'))        # both from duologue.wire
 
 The server::
 
@@ -56,8 +56,8 @@ ack_id)`; whatever differs in any way goes to `on_event` as ever::
 
     SocketServer(app, ..., types={"private message": PrivateMessage}, on_typed_event=app.on_typed_event)
 
-`refusal(name) -> object | None` is asked before the argument of such an event is read, if it wants an ack: what it returns
-other than None comes in place of the argument. So an overloaded application has less to do for a no.
+`refusals` has a `Refuser` for some of the names. It's asked before the argument of such an event is read, if that wants an ack:
+what it returns other than None comes in place of the argument. So an overloaded application has less to do for a no.
 
 `admit(address) -> float | None` is asked once a handshake: None lets the peer in, seconds refuse it with 429 and
 Retry-After.
@@ -71,6 +71,17 @@ from duologue.server.transport.counters import Counters
 from duologue.server.transport.engine import Engine
 from duologue.server.transport.server import SocketServer
 from duologue.server.transport.socket import Socket
-from duologue.wire import Frame, Limits, encode_event
+from duologue.wire import Frame, Limits, encode_event, encode_frame
 
-__all__ = ["App", "Counters", "Engine", "Frame", "Limits", "Socket", "SocketServer", "TransportConfig", "encode_event"]
+__all__ = [
+    "App",
+    "Counters",
+    "Engine",
+    "Frame",
+    "Limits",
+    "Socket",
+    "SocketServer",
+    "TransportConfig",
+    "encode_event",
+    "encode_frame",
+]

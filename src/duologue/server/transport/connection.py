@@ -78,7 +78,15 @@ class Connection:
     # From the session
 
     def on_text(self, packet: bytes) -> None:
-        self._dispatch(self._namespaces.receive_text(packet))
+        received = self._namespaces.receive_text(packet)
+        if type(received) is TypedEvent:
+            try:
+                # There are typed events only with a handler, and in the main namespace.
+                self._typed.handler(self._sockets[MAIN], received.name, received.argument, received.ack_id)  # type: ignore[union-attr]
+            except Exception as error:
+                self._failed(error)
+        else:
+            self._dispatch(received)
 
     def on_binary(self, content: bytes) -> None:
         self._dispatch(self._namespaces.receive_binary(content))
@@ -113,10 +121,7 @@ class Connection:
 
     def _dispatch(self, received: Received) -> None:
         try:
-            if type(received) is TypedEvent:
-                assert self._typed is not None
-                self._typed.handler(self._sockets[MAIN], received.name, received.argument, received.ack_id)
-            elif type(received) is Event:
+            if type(received) is Event:
                 socket = self._sockets[received.namespace]
                 self._app.on_event(socket, received.name, received.args, received.ack_id, received.attachments)
             elif isinstance(received, Violation):
@@ -133,9 +138,12 @@ class Connection:
             elif isinstance(received, Ack) and self._on_ack is not None:
                 socket = self._sockets[received.namespace]
                 self._on_ack(socket, received.ack_id, received.args, received.attachments)
-        except Exception:
-            log.exception("the application failed; its connection is closed")
-            self.session.fail()
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        log.error("the application failed; its connection is closed", exc_info=error)
+        self.session.fail()
 
     def _farewell(self, socket: Socket, reason: str) -> None:
         socket.end()

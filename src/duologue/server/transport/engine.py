@@ -30,7 +30,7 @@ from duologue.server.transport.polling import PollingEndpoint
 from duologue.server.transport.session import SERVICE_RESTART, SHUTTING_DOWN, Handler, Session, Shared, Websocket
 from duologue.server.transport.wheel import Wheel, turn
 from duologue.wire.engineio import encode_open
-from duologue.wire.frames import Frame
+from duologue.wire.frames import encode_frame
 from duologue.wire.limits import Limits
 
 log = logging.getLogger("duologue.transport")
@@ -227,7 +227,7 @@ class Engine:
     def _greet(self, session: Session, upgrades: tuple[str, ...]) -> None:
         config = self.config
         interval, timeout = round(config.ping_interval * 1000), round(config.ping_timeout * 1000)
-        session.send(Frame(encode_open(session.sid, upgrades, interval, timeout, self.limits.max_payload)))
+        session.send(encode_frame(encode_open(session.sid, upgrades, interval, timeout, self.limits.max_payload)))
         session.handler = self._handler(session)
 
     def _forget(self, session: Session) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from duologue.server.transport.config import TransportConfig
@@ -15,7 +16,7 @@ from duologue.server.transport.picows_protocol import websocket_protocol
 from duologue.server.transport.polling import PollingEndpoint
 from duologue.server.transport.session import Session
 from duologue.wire.limits import Limits
-from duologue.wire.typed import RefusalOf, Schemas, take_all
+from duologue.wire.typed import Refuser, Schemas
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,7 +39,7 @@ class SocketServer:
         on_ack: AckHandler | None = None,
         types: Mapping[str, type[Struct]] | None = None,
         on_typed_event: TypedHandler | None = None,
-        refusal: RefusalOf = take_all,
+        refusals: Mapping[str, Refuser] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
@@ -46,7 +47,7 @@ class SocketServer:
         self._engine = Engine(self._connection, config, limits, admit=admit, clock=clock)
         self._typed: TypedEvents | None = None
         if types is not None and on_typed_event is not None:
-            self._typed = TypedEvents(Schemas(types, self._engine.limits, refusal), on_typed_event)
+            self._typed = TypedEvents(Schemas(types, self._engine.limits, refusals), on_typed_event)
 
     @property
     def asgi(self) -> PollingEndpoint:

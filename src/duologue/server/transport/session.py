@@ -12,15 +12,15 @@ from duologue.server.transport.counters import Counters
 from duologue.server.transport.flusher import Flusher
 from duologue.server.transport.wheel import Wheel
 from duologue.wire.engineio import NOOP, PING, PROBE_PING, PROBE_PONG, UPGRADE, PacketType
-from duologue.wire.frames import SEPARATOR, Frame
+from duologue.wire.frames import SEPARATOR, Frame, encode_frame
 from duologue.wire.limits import Limits
 from duologue.wire.session import Input, State, step
 
 log = logging.getLogger("duologue.transport")
 
-PING_FRAME = Frame(PING)
-PROBE_FRAME = Frame(PROBE_PONG)
-NOOP_FRAME = Frame(NOOP)
+PING_FRAME = encode_frame(PING)
+PROBE_FRAME = encode_frame(PROBE_PONG)
+NOOP_FRAME = encode_frame(NOOP)
 CLOSE_PACKET = b"1"
 
 NORMAL = 1000
@@ -108,7 +108,7 @@ class Session:
 
     __slots__ = (
         "_awaiting_pong", "_dirty", "_max_unsent", "_paused", "_poll", "_posting", "_probe", "_queue", "_shared", "_unsent",
-        "_websocket", "address", "due", "handler", "headers", "sid", "state",
+        "address", "due", "handler", "headers", "sid", "state", "websocket",
     )  # fmt: skip
 
     handler: Handler
@@ -127,7 +127,8 @@ class Session:
         self._paused = False
         self._awaiting_pong = False
         self._posting = False
-        self._websocket: Websocket | None = None
+        self.websocket: Websocket | None = None
+        """What carries the session; None while that is long-polling, and after the end."""
         self._probe: Websocket | None = None
         self._poll: asyncio.Future[bytes] | None = None
         shared.wheel.schedule(self, shared.config.ping_interval)
@@ -139,7 +140,7 @@ class Session:
     @property
     def settled(self) -> bool:
         """Whether a close now takes along all that was sent: what a polling peer is owed may need several more polls."""
-        return self._websocket is not None or (self._poll is not None and not self._queue)
+        return self.websocket is not None or (self._poll is not None and not self._queue)
 
     # Sending
 
@@ -163,10 +164,10 @@ class Session:
         if self._behind():
             self._shared.counters.slow_readers_closed += 1
             self._end("slow reader", log_level=logging.WARNING, abort=True)
-        elif self._websocket is not None:
+        elif self.websocket is not None:
             # While the socket's buffer is full the frames stay here, where all sockets share them.
             if not self._paused:
-                self._websocket.write(self._take_all())
+                self.websocket.write(self._take_all())
         elif self._poll is not None:
             self._answer_poll(self._take_payload())
 
@@ -178,7 +179,7 @@ class Session:
         self.flush()
 
     def _behind(self) -> bool:
-        buffered = self._websocket.buffered() if self._paused and self._websocket is not None else 0
+        buffered = self.websocket.buffered() if self._paused and self.websocket is not None else 0
         return self._unsent + buffered > self._shared.config.max_unsent
 
     def _take_all(self) -> bytes:
@@ -276,10 +277,7 @@ class Session:
     def start_websocket(self, websocket: Websocket) -> None:
         """The session begins on a websocket."""
         self.state = State.WEBSOCKET
-        self._websocket = websocket
-
-    def carried_by(self, websocket: Websocket) -> bool:
-        return self._websocket is websocket
+        self.websocket = websocket
 
     def attach(self, websocket: Websocket) -> bool:
         """A websocket wants to take over. False if it can't: then it's to be closed and the session goes on."""
@@ -307,7 +305,7 @@ class Session:
                 self._answer_poll(self._take_payload() if self._queue else NOOP)
             return
         self._probe = None
-        self._websocket = probe
+        self.websocket = probe
         self._paused = False
         self._shared.counters.upgrades += 1
         self._answer_poll(NOOP)
@@ -324,7 +322,7 @@ class Session:
 
     def lost(self, violated: bool) -> None:
         """The websocket's connection ended, `violated` if that was because the peer broke the websocket protocol."""
-        self._websocket = None
+        self.websocket = None
         if violated:
             self.violate("bad websocket frame")
         else:
@@ -371,7 +369,7 @@ class Session:
         self._shared.wheel.cancel(self)
         self._shared.forget(self)
         log.log(log_level, "session %s of %s closed: %s", self.sid[:6], self.address, reason, extra={"kind": reason})
-        websocket, self._websocket = self._websocket, None
+        websocket, self.websocket = self.websocket, None
         probe, self._probe = self._probe, None
         if websocket is not None:
             if abort:

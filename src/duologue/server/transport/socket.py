@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from duologue.wire.frames import Frame
+from duologue.wire.frames import Frame, encode_frame
 from duologue.wire.namespaces import Input
 from duologue.wire.socketio import encode_ack, encode_connect, encode_connect_error, encode_disconnect
 
@@ -44,22 +44,22 @@ class Socket:
             self.connected = True
             # The session's own from here on: everything that anybody is sent goes through it.
             self.send = self._connection.session.send
-            self.send(Frame(encode_connect(self.id, self.namespace)))
+            self.send(encode_frame(encode_connect(self.id, self.namespace)))
 
     def refuse(self, message: str, data: bytes | None = None) -> None:
         """Send CONNECT_ERROR. `data` is a JSON text, found by the stock client in `error.data`."""
         if self._connection.apply(self, Input.REFUSE):
-            self._connection.session.send(Frame(encode_connect_error(message, data, self.namespace)))
+            self._connection.session.send(encode_frame(encode_connect_error(message, data, self.namespace)))
             self._connection.leave(self)
 
     def ack(self, ack_id: int, *json_args: bytes) -> None:
         """Answer an event that came with `ack_id`; the arguments are JSON texts."""
-        self.send(Frame(encode_ack(ack_id, *json_args, namespace=self.namespace)))
+        self.send(encode_frame(encode_ack(ack_id, *json_args, namespace=self.namespace)))
 
     def disconnect(self) -> None:
         """End this namespace with a DISCONNECT packet, after which the stock client stays away."""
         if self._connection.apply(self, Input.DISCONNECT):
-            self._connection.session.send(Frame(encode_disconnect(self.namespace)))
+            self._connection.session.send(encode_frame(encode_disconnect(self.namespace)))
             self._connection.leave(self, "server disconnected")
 
     def end(self) -> None:

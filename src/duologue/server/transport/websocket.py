@@ -66,7 +66,7 @@ class WebsocketConnection(WSListener):
         kind = frame.msg_type
         if kind is _TEXT and frame.fin and self._assembler is None:
             content = frame.get_payload_as_bytes()
-            if content.isascii() and session.carried_by(self):
+            if content.isascii() and session.websocket is self:
                 session.receive_text(content)  # the hot path
             else:
                 self._receive(session, TEXT, content)
@@ -119,7 +119,7 @@ class WebsocketConnection(WSListener):
 
     def _receive(self, session: Session, opcode: int, content: bytes) -> None:
         if opcode == BINARY:
-            if session.carried_by(self):
+            if session.websocket is self:
                 session.receive_binary(content)
             else:
                 self._fail("binary message while probing", PROTOCOL_ERROR)
@@ -130,18 +130,18 @@ class WebsocketConnection(WSListener):
             except UnicodeDecodeError:
                 self._fail("text is not UTF-8", INVALID_TEXT)
                 return
-        if session.carried_by(self):
+        if session.websocket is self:
             session.receive_text(content)
         else:
             session.receive_probe(content)
-            if session.carried_by(self):
+            if session.websocket is self:
                 self._engine.wheel.cancel(self)
 
     def _fail(self, reason: str, code: int) -> None:
         session = self._session
         if session is None:
             return
-        if session.carried_by(self):
+        if session.websocket is self:
             session.violate(reason, code)
         else:
             log.warning("upgrade of session %s failed: protocol error: %s", session.sid[:6], reason)
@@ -149,7 +149,7 @@ class WebsocketConnection(WSListener):
             self.close(code)
 
     def _leave(self, session: Session, violated: bool = False) -> None:
-        if session.carried_by(self):
+        if session.websocket is self:
             session.lost(violated)
         else:
             session.detach(self)
@@ -185,7 +185,7 @@ class WebsocketConnection(WSListener):
         session = self._session
         if session is None:
             return
-        if session.carried_by(self):
+        if session.websocket is self:
             session.close(SHUTTING_DOWN, code)
         else:
             session.detach(self)
