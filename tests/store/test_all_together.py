@@ -56,6 +56,8 @@ def draw_bounds(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filing, "PORTION", rng.choice((1, 300, 1_000, 5_000)))
     monkeypatch.setattr(filing, "LEISURE_PORTIONS", rng.choice((1, 5)))
     monkeypatch.setattr(chunks, "CHUNK_MESSAGES", rng.choice((1, 2, 5, 17, 64)))
+    monkeypatch.setattr(identities, "LONG", rng.choice((0, 3, 40, 10**6)))
+    monkeypatch.setattr(identities, "RECENT", rng.choice((1, 2, 7, 30)))
     monkeypatch.setattr(writer, "RETRY_FILING", 0.0)
 
 

@@ -137,8 +137,8 @@ class SqliteSide:
         return self._connection
 
     async def count(self, table: str) -> int:
-        counted = "identity" if table == "message" else table  # there's one for each
-        return int(str(self._open_connection.execute(f"SELECT count(*) FROM {counted}").get))
+        tables = ("identity", "recent_identity") if table == "message" else (table,)  # there's one for each message
+        return sum(int(str(self._open_connection.execute(f"SELECT count(*) FROM {each}").get)) for each in tables)
 
     async def read(self, table: str, after: Cursor, limit: int) -> tuple[list[Row], Cursor]:
         if table == "message":

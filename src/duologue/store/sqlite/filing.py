@@ -51,7 +51,6 @@ _CHUNKS: Final = BulkInsert(
     ("key", "low_version", "high_version", "messages"),
     "ON CONFLICT (key) DO UPDATE SET messages = excluded.messages",
 )
-_IDENTITIES: Final = BulkInsert("identity", ("key", "seq"))
 _DIALOGS: Final = BulkInsert(
     "dialog",
     ("user", "peer", "seq", "rev", "received", "read", "peer_received", "peer_read", "version", "conversation"),
@@ -160,19 +159,16 @@ def file(connection: apsw.Connection, identities: Identities, parts: Sequence[Pa
     """Write them into the tables, in the caller's transaction."""
     tails = _tails(connection, [part for part in parts if part.rows and part.rows[0][0] > 1])
     messages: list[tuple[int | bytes, ...]] = []
-    identified: list[tuple[int, int]] = []
     dialogs: list[tuple[int, ...]] = []
-    for _, state, rows, known, _ in parts:
+    for _, state, rows, _, _ in parts:
         low, _, conversation = state[:3]
         if rows:
-            known = known or identities.of(conversation, low, rows)
-            identified += zip(known, [row[0] for row in rows], strict=True)
             messages += chunks(conversation, low, rows, tails.get(conversation))
         dialogs += sides_of(state)
     messages.sort(key=lambda chunk: chunk[0])
     # Each in the order of its keys: neighbours share pages, and a page is found again while it's warm.
     _CHUNKS.run(connection, messages)
-    _IDENTITIES.run(connection, sorted(identified))
+    identities.add(parts)
     _DIALOGS.run(connection, sorted(dialogs))
 
 

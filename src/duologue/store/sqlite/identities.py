@@ -4,6 +4,10 @@ Of an identity only a short hash is kept, in one integer with its conversation's
 message: a fifth of the bytes of an index of ids, and a batch asks for all of its at once by an array of integers. A hash
 that is there already says that a message may be known; then its id is read and compared. Two ids of one hash are two rows.
 
+Hashes have no order that their messages have, so in a long conversation each new one is on a page of its own, to be read,
+changed and written. Therefore the newest ones of long conversations are in a table of theirs, a page or two for each, and move
+on many at once. (A log-structured merge tree of two levels, a small one for each conversation.)
+
 The hash is BLAKE2b with the database's own key, so that nobody can make up ids that share one and have the server read more
 and more of them for each message. CRC-32 over secretly exchanged bytes takes a third of its time, but is linear whatever the
 secret: swap two digits at 15 certain places of a UUID, and it stays the same (`test_identities.py`).
@@ -21,18 +25,43 @@ import apsw
 
 from duologue.store.ledger import MessageRow
 from duologue.store.sqlite import schema
+from duologue.store.sqlite.bulk import BulkInsert
 from duologue.store.sqlite.chunks import SEQ_BITS, decode
+from duologue.store.sqlite.young import Part
 
 SALT: Final = "identity_salt"
 """In `meta`: the key of the hashes, as text."""
 
-_KNOWN: Final = "SELECT DISTINCT key FROM carray(?) AS wanted CROSS JOIN identity ON key = wanted.value"
+LONG: Final = 2_048
+"""Messages of a conversation from which on its new identities are recent ones at first: until then all are on a few pages."""
+
+RECENT: Final = 512
+"""Messages after which a conversation's recent identities move on."""
+
+_STAGGER: Final = 317
+"""Conversations with neighbouring numbers move on so many messages apart (modulo `RECENT`): those that began together
+would all be at it together."""
+
+_KNOWN: Final = """
+    SELECT key FROM carray(?) AS wanted CROSS JOIN identity ON key = wanted.value
+    UNION ALL
+    SELECT key FROM carray(?) AS wanted CROSS JOIN recent_identity ON key = wanted.value
+"""
 
 _CANDIDATES: Final = """
-    SELECT seq, messages FROM identity CROSS JOIN chunk
+    WITH known AS MATERIALIZED (
+        SELECT seq FROM identity WHERE key = :identity UNION ALL SELECT seq FROM recent_identity WHERE key = :identity
+    )
+    SELECT seq, messages FROM known CROSS JOIN chunk
     ON chunk.key = (SELECT max(key) FROM chunk WHERE key <= (:conversation << 32 | seq))
-    WHERE identity.key = :identity
 """
+
+_MOVE: Final = (
+    "INSERT OR ROLLBACK INTO identity SELECT key, seq FROM recent_identity WHERE key BETWEEN :first AND :last",
+    "DELETE FROM recent_identity WHERE key BETWEEN :first AND :last",
+)
+_INSERT: Final = BulkInsert("identity", ("key", "seq"))
+_INSERT_RECENT: Final = BulkInsert("recent_identity", ("key", "seq"))
 
 
 class Identities:
@@ -58,8 +87,31 @@ class Identities:
 
     def known(self, identities: Sequence[int]) -> set[int]:
         """Those of them that some message on disk has, which may be another one."""
-        found: Any = self._connection.execute(_KNOWN, (apsw.carray(array("q", identities)),))
+        wanted = array("q", identities)
+        found: Any = self._connection.execute(_KNOWN, (apsw.carray(wanted), apsw.carray(wanted)))
         return {key for (key,) in found}
+
+    def add(self, parts: Iterable[Part]) -> None:
+        """Those of the messages of these parts, in the caller's transaction."""
+        settled: list[tuple[int, int]] = []
+        recent: list[tuple[int, int]] = []
+        moving: list[int] = []
+        for _, state, rows, identities, _ in parts:
+            if not rows:
+                continue
+            low, _, conversation, last = state[:4]
+            identities = identities or self.of(conversation, low, rows)
+            is_long = last > LONG
+            (recent if is_long else settled).extend(zip(identities, [row[0] for row in rows], strict=True))
+            if is_long and _turn(conversation, rows[0][0] - 1) < _turn(conversation, last):
+                moving.append(conversation)
+        # Each in the order of its keys: neighbours share pages, and a page is found again while it's warm.
+        _INSERT.run(self._connection, sorted(settled))
+        _INSERT_RECENT.run(self._connection, sorted(recent))
+        for conversation in sorted(moving):
+            first = conversation << SEQ_BITS
+            for statement in _MOVE:
+                self._connection.execute(statement, {"first": first, "last": first | (1 << SEQ_BITS) - 1})
 
     def find(self, conversation: int, identity: int, sender: int, id: str) -> MessageRow | None:
         """The message on disk that has this sender and id, of those that have the identity."""
@@ -71,6 +123,11 @@ class Identities:
             if place < len(rows) and rows[place][2] == sender and rows[place][3] == id:
                 return rows[place]
         return None
+
+
+def _turn(conversation: int, seq: int) -> int:
+    """How often its recent identities have moved on when it has so many messages."""
+    return (seq + conversation * _STAGGER) // RECENT
 
 
 def new_salt() -> str:

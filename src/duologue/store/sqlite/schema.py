@@ -18,7 +18,7 @@ from duologue.domain.errors import StoreUnusable
 APPLICATION_ID = 0x44554F4C
 """`DUOL`, in the header of the file: tells our database from somebody else's."""
 
-OLDEST_READERS = {1: 1, 2: 2}
+OLDEST_READERS = {1: 1, 2: 2, 3: 3}
 """For each schema version the oldest version of this code's schema that can still read and write it."""
 
 VERSION = max(OLDEST_READERS)
