@@ -1,7 +1,8 @@
 """A herd: everybody was signed in, the server is restarted, and all of them come back at once.
 
 Run as a process of its own by `measure`: it signs everybody in, says so, waits for a line that the server is up again, and
-then connects all at once, each with the cursor that it had. Whoever is refused or cut tries again, as clients do.
+then everybody connects with the cursor that they had: at the moment that Duologue's own client would choose by what the server
+had told it (`returnWithin`), or, as others do, at once. Whoever is refused or cut tries again, as clients do.
 """
 
 from __future__ import annotations
@@ -21,9 +22,14 @@ from typing import Any, Final
 
 import picows
 import uvloop
+from picows import WSFrame, WSTransport
 
 from bench.load import CONNECT_TIMEOUT, Client, Load, allow_many_files
 from bench.peers.launch import LOAD_CORE, ROOT, Watch, pinned, running
+
+PAUSE: Final = 0.5
+RANDOMIZED: Final = (0.5, 1.5)
+"""Of the client (`client/src/api/connection.ts`): seconds before an attempt, and what the library makes of it."""
 
 RETRY: Final = (0.5, 1.5)
 """Seconds before another attempt: the stock client's first pause with its randomization."""
@@ -39,13 +45,26 @@ class Returning(Client):
 
     session = ""
     cursor: str | None = None
+    within = 0
+    """Milliseconds in which it should come back."""
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        payload = frame.get_payload_as_bytes()
+        if payload.startswith(b'42["server"'):
+            self.within = json.loads(payload[2:])[1]["returnWithin"]
+        super().on_ws_frame(transport, frame)
 
     def signing_in(self, payload: bytes) -> None:
         if payload.startswith(b'42["session"'):
             self.session = json.loads(payload[2:])[1]["sessionID"]
         elif payload.startswith(b'42["sync"'):
-            self.cursor = json.loads(payload[2:])[1]["cursor"]
+            page = json.loads(payload[2:])[1]
+            self.cursor, self.within = page["cursor"], page["server"]["returnWithin"]
         super().signing_in(payload)
+
+    def pause(self) -> float:
+        """Seconds until it comes back."""
+        return (PAUSE + random.random() * self.within / 1000) * random.uniform(*RANDOMIZED)
 
 
 async def _connect(load: Load, client: Client) -> None:
@@ -53,9 +72,10 @@ async def _connect(load: Load, client: Client) -> None:
     await asyncio.wait_for(client.ready, CONNECT_TIMEOUT)
 
 
-async def _come_back(load: Load, index: int, auth: dict[str, Any]) -> tuple[int, float]:
+async def _come_back(load: Load, index: int, auth: dict[str, Any], pause: float) -> tuple[int, float]:
     """How often it was refused or cut, and when it was synced."""
     refusals = 0
+    await asyncio.sleep(pause)
     while True:
         try:
             await _connect(load, Client(load, index, auth))
@@ -83,9 +103,10 @@ async def _main(options: argparse.Namespace) -> None:
     print("here", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     auths = [{"sessionID": each.session, "sync": {"since": each.cursor}} for each in clients]
+    pauses = [each.pause() if options.spread else 0.0 for each in clients]
     clients.clear()
     began = time.monotonic()
-    ends = await asyncio.gather(*(_come_back(load, index, auth) for index, auth in enumerate(auths)))
+    ends = await asyncio.gather(*(_come_back(load, index, auth, pauses[index]) for index, auth in enumerate(auths)))
     times = sorted(end - began for _, end in ends)
     result = {
         "synced_within_s": times[-1],
@@ -97,12 +118,13 @@ async def _main(options: argparse.Namespace) -> None:
     await asyncio.to_thread(sys.stdin.readline)
 
 
-def measure(node: str, sockets: int) -> dict[str, Any]:
-    """Idle memory with everybody there, then kill -9, a restart, and the return of all."""
+def measure(node: str, sockets: int, spread: bool) -> dict[str, Any]:
+    """Idle memory with everybody there, then kill -9, a restart, and the return of all, `spread` as they were told or at once."""
     with tempfile.TemporaryDirectory(prefix="duologue-bench-") as temporary:
         folder = Path(temporary) / "data"
         with running("duologue", node, folder) as peer:
             command = [sys.executable, "-m", "bench.herd", "--url", peer.url, "--sockets", str(sockets)]
+            command += ["--spread"] if spread else []
             herd = subprocess.Popen(
                 pinned(LOAD_CORE, command), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
@@ -134,6 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True, action="append")
     parser.add_argument("--sockets", type=int, required=True)
+    parser.add_argument("--spread", action="store_true", help="come back as the server said, not at once")
     allow_many_files()
     uvloop.run(_main(parser.parse_args()))
 

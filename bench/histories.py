@@ -103,5 +103,6 @@ def fill(folder: Path, history: History) -> int:
 
 def returns(node: str, sockets: int, rounds: int) -> Iterator[Result]:
     for turn in range(rounds):
-        result = herd.measure(node, sockets)
-        yield {"peer": "duologue", "scenario": f"herd, {sockets:,} sockets", "round": turn, **result}
+        for how, spread in (("spread as they were told", True), ("all at once", False)):
+            result = herd.measure(node, sockets, spread)
+            yield {"peer": "duologue", "scenario": f"herd, {sockets:,} sockets, {how}", "round": turn, **result}

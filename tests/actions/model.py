@@ -201,6 +201,7 @@ class Model:
                 "maxContent": self.limits.max_content,
                 "maxPage": self.limits.max_page,
                 "maxWatch": self.limits.max_watch,
+                "returnWithin": 0,
             },
         }
 

@@ -105,7 +105,9 @@ def _own_id(match: re.Match[str]) -> str:
 SID: Final = '0{"sid":"SID"}'
 ALICE: Final = '{"userID":"ALICE","username":"alice","connected":true,"messages":[]}'
 BOB: Final = '{"userID":"BOB","username":"bob","connected":true,"messages":[]}'
-SETTINGS: Final = '{"typingRepeat":3000,"typingExpires":6000,"maxContent":20,"maxPage":200,"maxWatch":2}'
+SETTINGS: Final = (
+    '{"typingRepeat":3000,"typingExpires":6000,"maxContent":20,"maxPage":200,"maxWatch":2,"returnWithin":0}'
+)
 
 
 def message(content: str, sender: str, to: str, id: str, seq: int) -> str:

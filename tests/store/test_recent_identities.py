@@ -22,11 +22,11 @@ LONG, RECENT = 20, 8
 
 
 def messages(rng: random.Random, first: int, count: int, peer: str = BOB.id) -> list[PendingMessage]:
-    sides = [ANN.id, peer]
-    return [
-        PendingMessage(*rng.sample(sides, 2), f"{rng.getrandbits(128):032x}", f"{number}", None)
-        for number in range(first, first + count)
-    ]
+    found = []
+    for number in range(first, first + count):
+        sender, recipient = rng.sample([ANN.id, peer], 2)
+        found.append(PendingMessage(sender, recipient, f"{rng.getrandbits(128):032x}", f"{number}", None))
+    return found
 
 
 def again(message: PendingMessage, content: str | None = None) -> PendingMessage:

@@ -64,6 +64,7 @@ export class Connection {
     this.socket.on('typing', handlers.typing)
     this.socket.on('user connected', handlers['user connected'])
     this.socket.on('user disconnected', handlers['user disconnected'])
+    this.socket.on('server', handlers.server)
     this.socket.on('connect', () => lifecycle.up())
     this.socket.on('disconnect', () => {
       lifecycle.down()
@@ -89,6 +90,16 @@ export class Connection {
     clearTimeout(this.retryTimer)
     this.socket.removeAllListeners()
     this.socket.disconnect()
+  }
+
+  /**
+   * Comes back at a random moment within so many milliseconds, and the usual pause, when the connection is lost: it may be the
+   * server that went, and then everybody's is.
+   */
+  returnWithin(time: number): void {
+    const pause = RECONNECT_MIN + Math.random() * time
+    this.socket.io.reconnectionDelay(pause)
+    this.socket.io.reconnectionDelayMax(Math.max(pause, RECONNECT_MAX))
   }
 
   /** Drops the connection and makes a new one a little later, which syncs again. */

@@ -39,6 +39,8 @@ export interface ServerLimits {
   readonly maxContent: number
   readonly maxPage: number
   readonly maxWatch: number
+  /** Milliseconds within which a client that lost its connection should come back, at a random moment. */
+  readonly returnWithin: number
 }
 
 export interface SyncPage {
@@ -92,6 +94,7 @@ export interface ServerEvents {
   typing: (typing: { from: UserID }) => void
   'user connected': (person: WirePerson) => void
   'user disconnected': (userID: UserID) => void
+  server: (changed: Pick<ServerLimits, 'returnWithin'>) => void
 }
 
 /** What a client presents at connect. */

@@ -6,7 +6,7 @@ import type { Requests, ServerLimits } from '@/api/contract'
 /** `offline`: no connection; `syncing`: connected, what was missed is coming in; `online`: all is here. */
 export type LinkState = 'offline' | 'syncing' | 'online'
 
-const LIMITS: ServerLimits = { typingRepeat: 3_000, typingExpires: 6_000, maxContent: 8_000, maxPage: 200, maxWatch: 200 }
+const LIMITS: ServerLimits = { typingRepeat: 3_000, typingExpires: 6_000, maxContent: 8_000, maxPage: 200, maxWatch: 200, returnWithin: 0 }
 
 /** The connection as the other stores see it. `live` opens and closes it. */
 export const useLink = defineStore('link', () => {
@@ -25,6 +25,11 @@ export const useLink = defineStore('link', () => {
     to?.open()
   }
 
+  function told(changed: Partial<ServerLimits>): void {
+    limits.value = { ...limits.value, ...changed }
+    if (changed.returnWithin !== undefined) connection?.returnWithin(changed.returnWithin)
+  }
+
   function restart(): void {
     state.value = 'offline'
     connection?.restart()
@@ -39,5 +44,5 @@ export const useLink = defineStore('link', () => {
     return await connection.request(event, body, patience)
   }
 
-  return { state, limits, refusal, connected, attach, restart, request }
+  return { state, limits, refusal, connected, attach, told, restart, request }
 })

@@ -107,6 +107,7 @@ export const useLive = defineStore('live', () => {
     typing: ({ from }: { from: string }) => typing.heard(from),
     'user connected': people.learn,
     'user disconnected': people.left,
+    server: link.told,
   }
 
   function up(): void {
@@ -144,7 +145,7 @@ export const useLive = defineStore('live', () => {
     const since = cursor
     const run = (syncing = performance.now())
     ahead = null
-    link.limits = first.server
+    link.told(first.server)
     identity.adopt({ ...identity.identity!, username: first.me.username })
     if (first.reset) conversations.drop()
     outbox.flush()

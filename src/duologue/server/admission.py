@@ -21,6 +21,7 @@ from duologue.server import events
 from duologue.server.fitting import read_fitting, roster_besides, roster_messages, sync_besides, sync_messages
 from duologue.server.hub import Client, Hub
 from duologue.server.presence import Presence
+from duologue.server.returns import Returns
 from duologue.server.second_look import SecondLook
 from duologue.server.sessions import Sessions
 from duologue.server.shares import Shares
@@ -45,6 +46,7 @@ class Admission:
         senders: Senders,
         store: Store,
         limits: ChatLimits,
+        returns: Returns,
         newcomers: SecondLook | None,
     ) -> None:
         """`newcomers`, where there are other nodes: users whose socket was brought up to date, and goes on by what it hears."""
@@ -56,6 +58,7 @@ class Admission:
         self._shares = shares
         self._store = store
         self._limits = limits
+        self._returns = returns
         self._newcomers = newcomers
         self._line = asyncio.Semaphore(ADMISSIONS_AT_ONCE)
 
@@ -97,6 +100,7 @@ class Admission:
         socket.send(encode_frame(encode_event("session", events.session(token, user))))
         socket.send(first())  # encoded only now, so that it says who is online now
         self._hub.go_live(client, version)
+        self._returns.one_more()
         if self._newcomers is not None:
             self._newcomers.note(user.id)
 
@@ -111,7 +115,7 @@ class Admission:
         is_online = await self._presence.sight([each.peer.id for each in page.conversations], user.id)
 
         def frame() -> Frame:
-            body = events.sync(page, cursor, reset, user, limits, is_online)
+            body = events.sync(page, cursor, reset, user, limits, self._returns.within(), is_online)
             return encode_frame(encode_event("sync", body))
 
         return page.version, frame

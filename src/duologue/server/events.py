@@ -159,7 +159,10 @@ def receipt(reader: str, peer: str, received: int, read: int) -> bytes:
     return encode({"from": reader, "to": peer, "received": received, "read": read})
 
 
-def sync(page: SyncPage, cursor: str, reset: bool, me: User, limits: ChatLimits, is_online: IsOnline) -> bytes:
+def sync(
+    page: SyncPage, cursor: str, reset: bool, me: User, limits: ChatLimits, return_within: int, is_online: IsOnline
+) -> bytes:
+    """`return_within` in milliseconds (`duologue.server.returns`)."""
     return encode(
         {
             "cursor": cursor,
@@ -173,6 +176,7 @@ def sync(page: SyncPage, cursor: str, reset: bool, me: User, limits: ChatLimits,
                 "maxContent": limits.max_content,
                 "maxPage": limits.max_page,
                 "maxWatch": limits.max_watch,
+                "returnWithin": return_within,
             },
         }
     )

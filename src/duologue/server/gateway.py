@@ -30,6 +30,7 @@ from duologue.server.hub import LATE_HINT_PATIENCE, Client, Hub
 from duologue.server.presence import Presence
 from duologue.server.reach import Reach
 from duologue.server.requests import REQUESTS, Requests
+from duologue.server.returns import Returns
 from duologue.server.second_look import SecondLook
 from duologue.server.sessions import Sessions
 from duologue.server.shares import Shares
@@ -94,6 +95,7 @@ class Gateway:
         self._comparison = Comparison(self.hub, self.sessions, store)
         self._newcomers = SecondLook(self._look_again)
         self.reach = None if registry is None else Reach(registry, bus, self._reach_changed)
+        returns = Returns(self.hub)
         self._admission = Admission(
             self.hub,
             bus,
@@ -103,11 +105,12 @@ class Gateway:
             self.senders,
             store,
             limits,
+            returns,
             None if alone else self._newcomers,
         )
         self._catch_up_line = asyncio.Semaphore(CATCH_UPS_AT_ONCE)
         self._catchup = CatchUp(self.hub, self.presence, store, limits)
-        self._requests = Requests(store, bus, self.presence, self.sessions, limits)
+        self._requests = Requests(store, bus, self.presence, self.sessions, limits, returns)
         self._tasks: set[asyncio.Task[None]] = set()
         self._admissions: dict[Socket, asyncio.Task[None]] = {}
         self.refusals = dict.fromkeys(_WRITES, store.refusal)

@@ -99,15 +99,19 @@ class Hub:
         self._on_gap = on_gap
         self._everybody_is_announced = everybody_is_announced
         self._clients: dict[str, list[Client]] = {}
+        self.sockets = 0
+        """How many are attached."""
 
     def attach(self, client: Client) -> None:
         """From now on the client's events are gathered in its backlog; `go_live` ends that."""
         self._clients.setdefault(client.user_id, []).append(client)
+        self.sockets += 1
         self._bus.subscribe(client.user_id)
 
     def detach(self, client: Client) -> None:
         clients = self._clients[client.user_id]
         clients.remove(client)
+        self.sockets -= 1
         if not clients:
             del self._clients[client.user_id]
         client.backlog = None

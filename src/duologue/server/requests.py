@@ -14,6 +14,7 @@ from duologue.server import events
 from duologue.server.fitting import fit, read_fitting, sync_besides, sync_messages
 from duologue.server.hub import Client
 from duologue.server.presence import Presence
+from duologue.server.returns import Returns
 from duologue.server.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
 class Requests:
     """Each method takes the client and its decoded argument, and returns the ack's JSON or raises `Refusal`."""
 
-    def __init__(self, store: Store, bus: Bus, presence: Presence, sessions: Sessions, limits: ChatLimits) -> None:
+    def __init__(
+        self, store: Store, bus: Bus, presence: Presence, sessions: Sessions, limits: ChatLimits, returns: Returns
+    ) -> None:
         self._store = store
         self._bus = bus
         self._presence = presence
         self._sessions = sessions
         self._limits = limits
+        self._returns = returns
         self._turns = itertools.count(1)
 
     async def sync(self, client: Client, asked: events.Sync) -> bytes:
@@ -44,7 +48,7 @@ class Requests:
         page, reset = await read_fitting(read, sync_messages, sync_besides, limits.sync_total, limits.page_bytes)
         cursor = format_cursor(self._store.epoch, page.version)
         is_online = await self._presence.sight([each.peer.id for each in page.conversations], client.user_id)
-        return events.sync(page, cursor, reset, client.sender.user, self._limits, is_online)
+        return events.sync(page, cursor, reset, client.sender.user, self._limits, self._returns.within(), is_online)
 
     async def history(self, client: Client, asked: events.History) -> bytes:
         page = await reading.history(
