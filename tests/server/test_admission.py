@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from duologue.domain.errors import Code, Refusal
 from duologue.server import gateway
 from duologue.server.admission import ADMISSIONS_AT_ONCE
-from tests.support.client import ChatClient, ConnectionLost
+from tests.support.client import ChatClient, ConnectionLost, Refused
 from tests.support.inside import Inside, serving
 
 pytestmark = pytest.mark.asyncio
@@ -95,3 +97,23 @@ async def test_one_user_has_only_so_many_sockets(tmp_path: Path) -> None:
         for client in (ann, bob, *others[1:]):
             client.cut()
         await inside.all_gone()
+
+
+async def test_who_is_refused_after_they_were_attached_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever the store knows by the session and not by the page: something is wrong with it, but not for everybody."""
+    async with serving(tmp_path / "data") as inside:
+        ann = await ChatClient(inside.url, "ann").connect()
+        ann.cut()
+        await inside.all_gone()
+
+        async def sync(*_arguments: object) -> NoReturn:
+            raise Refusal(Code.UNKNOWN_USER)
+
+        monkeypatch.setattr(inside.store, "sync", sync)
+        with pytest.raises(Refused):
+            await ann.connect()
+        await inside.all_gone()
+        assert inside.gateway.hub.sockets == 0
+        assert not inside.gateway.hub.is_here(ann.user_id)

@@ -44,9 +44,9 @@ class Bench:
 
     async def open(self, **settings: Any) -> Store:
         if isinstance(self.place, Path):
-            self.store = await SqliteStore.open(self.place, self.clock, self._sink, self.failures.append, **settings)
+            self.store = await SqliteStore.open(self.place, self.clock, self._sink, self._failed, **settings)
         else:
-            self.store = await PostgresStore.open(self.place, self.clock, self._sink, self.failures.append, **settings)
+            self.store = await PostgresStore.open(self.place, self.clock, self._sink, self._failed, **settings)
         self.is_open = True
         return self.store
 
@@ -80,6 +80,17 @@ class Bench:
         pending = PendingReceipt(user.id, peer.id, received, read, None)
         await self.commit(pending)
         return pending
+
+    async def failed(self) -> None:
+        """Wait until the store has said that it failed."""
+        async with asyncio.timeout(TIMEOUT):
+            while not self.failures:
+                self._news.clear()
+                await self._news.wait()
+
+    def _failed(self, error: BaseException) -> None:
+        self.failures.append(error)
+        self._news.set()
 
     def _sink(self, pendings: Sequence[Pending]) -> None:
         self.returned.extend(pendings)

@@ -29,7 +29,7 @@ class OneThread:
         connections: list[apsw.Connection] = []
         try:
             _, incarnation = store._open(held, 0.0, "FULL", vfs, connections)
-            self.writing, self._reading, *_ = connections
+            self.writing, _, self._reading, *_ = connections
             self.young = Young()
             wal = Wal(self.writing, clock)
             self.writer = Writer(

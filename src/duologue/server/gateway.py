@@ -189,6 +189,9 @@ class Gateway:
         admission = self._admissions.pop(socket, None)
         if admission is not None:
             admission.cancel()
+        self._let_go(socket)
+
+    def _let_go(self, socket: Socket) -> None:
         client = socket.data
         if client is not None:
             socket.data = None
@@ -291,6 +294,7 @@ class Gateway:
             else:
                 logger.info("%s: refused at sign-in: %s", socket.address, refusal)
                 refuse_connection(socket, refusal)
+                self._let_go(socket)  # of one that isn't accepted the transport says no goodbye
         except TimeoutError:
             logger.warning("%s: closed, sign-in took more than %g s", socket.address, ADMISSION_TIMEOUT)
             socket.close("sign-in took too long")

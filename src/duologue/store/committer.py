@@ -185,7 +185,7 @@ class Committer:
     # The writer thread.
 
     def _work(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        yield_to_the_loop()
         error: BaseException | None = None
         batch: list[Work] = []
         patience: float | None = None
@@ -214,11 +214,13 @@ class Committer:
                     break
         except BaseException as raised:
             error = raised
+            self._post(self._report, error)  # to close may take as long as the disk does
         try:
             self._engine.close()
         except BaseException as raised:
-            error = error or raised
-        self._post(self._end, batch, error)
+            if error is None:
+                self._post(self._report, raised)
+        self._post(self._end, batch)
 
     def _take(self) -> list[Work]:
         queue = self._queue
@@ -261,13 +263,14 @@ class Committer:
                         work.future.set_exception(Refusal(work.failure))
                         work.future.exception()  # whoever timed out has gone; their refusal isn't news
 
-    def _end(self, batch: list[Work], error: BaseException | None) -> None:
-        if error is not None:
-            failure = error if isinstance(error, StoreFailed) else StoreFailed(f"{type(error).__name__}: {error}")
-            if failure is not error:
-                failure.__cause__ = error
-                _log.error("the writer thread raised", exc_info=error)
-            self.fail(failure)
+    def _report(self, error: BaseException) -> None:
+        failure = error if isinstance(error, StoreFailed) else StoreFailed(f"{type(error).__name__}: {error}")
+        if failure is not error:
+            failure.__cause__ = error
+            _log.error("the writer thread raised", exc_info=error)
+        self.fail(failure)
+
+    def _end(self, batch: list[Work]) -> None:
         left = [*batch, *self._queue]
         self._queue.clear()
         if left:
@@ -275,6 +278,12 @@ class Committer:
             self._deliver(left)
         if not self._ended.done():
             self._ended.set_result(None)
+
+
+def yield_to_the_loop() -> None:
+    """Lower the calling thread's priority to `NICE`, unless the process has been given a lower one already."""
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def _spread(least: float, most: float, count: int) -> list[float]:

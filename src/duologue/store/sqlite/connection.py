@@ -26,6 +26,15 @@ def open_writer(path: Path, busy_timeout: float, synchronous: str, vfs: str | No
     return connection
 
 
+def open_backfill(path: Path, busy_timeout: float, synchronous: str, vfs: str | None = None) -> apsw.Connection:
+    """The one that only moves the log into the database."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+    connection.set_busy_timeout(int(busy_timeout * 1000))
+    connection.pragma("synchronous", synchronous)
+    connection.pragma("wal_autocheckpoint", 0)
+    return connection
+
+
 def open_reader(path: Path, busy_timeout: float, vfs: str | None = None) -> apsw.Connection:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
     connection.set_busy_timeout(int(busy_timeout * 1000))

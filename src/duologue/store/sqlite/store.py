@@ -14,9 +14,10 @@ from duologue.domain.model import DirectoryPage, HistoryPage, Person, Roster, Sy
 from duologue.domain.ports import Clock, Pending, Sink
 from duologue.store.committer import MAX_BATCH, MAX_PENDING, Committer
 from duologue.store.sqlite import queries, schema
+from duologue.store.sqlite.backfill import Backfill
 from duologue.store.sqlite.chunked import CODE, FIRST_WITH_CHUNKS
 from duologue.store.sqlite.chunks import SEQ_BITS
-from duologue.store.sqlite.connection import open_reader, open_to_look, open_writer
+from duologue.store.sqlite.connection import open_backfill, open_reader, open_to_look, open_writer
 from duologue.store.sqlite.files import Folder
 from duologue.store.sqlite.readers import READERS, Readers
 from duologue.store.sqlite.wal import MAX_WAL, Wal
@@ -80,8 +81,8 @@ class SqliteStore:
         try:
             opened = await asyncio.to_thread(_open, held, busy_timeout, synchronous, vfs, connections)
             epoch, incarnation = opened
-            writing, *reading = connections
-            wal = Wal(writing, clock, max_wal)
+            writing, moving, *reading = connections
+            wal = Wal(writing, clock, max_wal, Backfill(moving))
             young = Young()
             writer = Writer(writing, wal, young, clock, synchronous, lambda: held.write_mark(incarnation, clean=True))
         except BaseException as error:
@@ -162,7 +163,7 @@ class SqliteStore:
 def _open(
     held: Folder, busy_timeout: float, synchronous: str, vfs: str | None, connections: list[apsw.Connection]
 ) -> tuple[str, str]:
-    """Open all connections into `connections`, the writer first, and return epoch and incarnation."""
+    """Open all connections into `connections`, the writer's first and its backfill's second, and return epoch and incarnation."""
     held.make_database_file()
     mark = held.read_mark()
     first = open_to_look(held.database, busy_timeout, vfs)
@@ -180,6 +181,7 @@ def _open(
     schema.migrate(writing, version, CODE)
     epoch, incarnation = _begin_incarnation(writing, same=left or not version)
     held.write_mark(incarnation, clean=False)
+    connections.append(open_backfill(held.database, busy_timeout, synchronous, vfs))
     connections.extend(open_reader(held.database, busy_timeout, vfs) for _ in range(READERS))
     return epoch, incarnation
 

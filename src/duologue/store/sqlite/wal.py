@@ -1,9 +1,10 @@
 """Keeps the write-ahead log short, without making anybody wait for it at a bad moment.
 
-The writer moves the log into the database between batches, after the last one's results have left: when nobody has written
-for a moment and the log is worth it, or, under lasting load, when it has grown to `CHECKPOINT_PAGES`. Nobody writes
-meanwhile, so a passive checkpoint gets to the end unless a reader holds an old snapshot, and the next write starts the
-log from its beginning again.
+The log is moved into the database when nobody has written for a moment and it's worth it, or, under lasting load, when it has
+grown to `CHECKPOINT_PAGES`. It's done in two steps. The first moves what is there beside the writer, which goes on
+(`backfill.py`), again if much was added meanwhile; the second is the writer's own, between two batches, after the results of the
+one before have left, and moves the few pages that are left. Nobody writes then, so a passive checkpoint gets to the end unless a
+reader holds an old snapshot, and the next write starts the log from its beginning again.
 
 A reader that stays (a backup tool, a forgotten shell) stops that: the log then grows with every write. It is watched,
 said in the log, and bounded by `MAX_WAL`.
@@ -16,6 +17,7 @@ import logging
 import apsw
 
 from duologue.domain.ports import Clock
+from duologue.store.sqlite.backfill import Backfill
 
 IDLE_PAGES = 250
 """Pages of log that make a checkpoint worth an idle moment (1 MB). That nothing waits after a batch is no such moment: with a
@@ -24,6 +26,9 @@ thousand messages a second it's so nearly always, and one in a hundred would wai
 CHECKPOINT_PAGES = 1_000
 """Pages of log that make a checkpoint due under load (4 MB). The next batch waits for it: eight times as many took a tenth
 of a microsecond less for each message, and stopped everybody for four times as long (docs/decisions/store-sqlite.md)."""
+
+WITHOUT = 16
+"""Checkpoints without a first step, after one in which the writer added more than half of what was moved meanwhile."""
 
 ALARM_PAGES = 32_000
 """Pages of log at which a warning is due: somebody holds an old snapshot."""
@@ -46,8 +51,20 @@ _log = logging.getLogger(__name__)
 class Wal:
     """The log of one writing connection. All on the writer thread."""
 
-    def __init__(self, connection: apsw.Connection, clock: Clock, max_wal: int = MAX_WAL) -> None:
+    def __init__(
+        self, connection: apsw.Connection, clock: Clock, max_wal: int = MAX_WAL, backfill: Backfill | None = None
+    ) -> None:
+        """Without `backfill` the writer does both steps. It's closed with this."""
         self._connection = connection
+        self._backfill = backfill
+        self._rounds = 0
+        """How often the first step was begun since the log began."""
+        self._begun_at = 0
+        """How many pages the log had then ..."""
+        self._to_move = 0
+        """... of which so many were still to be moved."""
+        self._without = 0
+        """Checkpoints that are done in one step, for in two they took longer."""
         self._clock = clock
         self._page_size = int(connection.pragma("page_size"))
         self._max_pages = max_wal // self._page_size
@@ -68,21 +85,62 @@ class Wal:
         """Whether the log is at its bound and a reader still keeps it from being emptied."""
         if self._pages < self._max_pages:
             return False
+        self._finish_backfill()
         self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
         if self._held and not self._refusing:
             _log.error("the write-ahead log is at its bound: writes are refused until the old snapshot is let go of")
             self._refusing = True
         return self._held
 
-    def tidy(self, idle: bool, all: bool = False) -> None:
-        """Checkpoint if it is due; with `all` whatever is there, and cut the file."""
-        if all:
-            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        elif self._pages >= (IDLE_PAGES if idle else CHECKPOINT_PAGES):
-            self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+    def tidy(self, idle: bool) -> bool:
+        """Do the step that is due, if one is. True if another one follows."""
+        backfill = self._backfill
+        if backfill is not None and backfill.under_way:
+            return True
+        if not self._rounds and self._pages < (IDLE_PAGES if idle else CHECKPOINT_PAGES):
+            return False
+        if backfill is not None and not self._is_too_early() and self._is_worth_a_round():
+            backfill.finish()
+            backfill.begin()
+            self._rounds += 1
+            self._to_move, self._begun_at = self._pages - self._begun_at, self._pages
+            return True
+        if self._without:
+            self._without -= 1
+        self._finish_backfill()
+        self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        return False
+
+    def empty(self) -> None:
+        """Move whatever is there, and cut the file."""
+        self._finish_backfill()
+        self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def close(self) -> None:
+        if self._backfill is not None:
+            self._backfill.close()
+
+    def _finish_backfill(self) -> None:
+        if self._backfill is not None:
+            self._backfill.finish()
+        self._rounds = self._begun_at = 0
+
+    def _is_worth_a_round(self) -> bool:
+        """Whether to do the first step now. It's no use on a disk so slow that the writer adds nearly as much meanwhile: the
+        second step would be the longer for it."""
+        if self._without:
+            return False
+        added = self._pages - self._begun_at
+        if self._rounds and added > self._to_move // 2:
+            self._without = WITHOUT
+            return False
+        return added >= IDLE_PAGES
+
+    def _is_too_early(self) -> bool:
+        return self._held and self._clock.monotonic() < self._next_try
 
     def _checkpoint(self, mode: int) -> None:
-        if self._held and mode == apsw.SQLITE_CHECKPOINT_PASSIVE and self._clock.monotonic() < self._next_try:
+        if mode == apsw.SQLITE_CHECKPOINT_PASSIVE and self._is_too_early():
             return
         try:
             pages, done = self._connection.wal_checkpoint(mode=mode)

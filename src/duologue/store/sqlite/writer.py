@@ -17,6 +17,7 @@ import msgspec
 
 from duologue.domain.errors import Code, StoreFailed
 from duologue.domain.ports import Clock, Pending
+from duologue.store.committer import LEISURE
 from duologue.store.ledger import Account, Ledger, MessageKey, MessageRow, Pair, Stored
 from duologue.store.sqlite import journal
 from duologue.store.sqlite.chunks import SEQ_BITS
@@ -90,7 +91,7 @@ class Writer:
     def write(self, batch: Sequence[Work]) -> None:
         """See `Engine.write`. A full disk fails the batch with STORAGE_FULL and a busy database with UNAVAILABLE;
         any other error of the database is a `StoreFailed`, for after it no commit can be trusted."""
-        if self._wal.too_long():
+        if self._checkpointing(self._wal.too_long):
             fail(batch, Code.UNAVAILABLE)
             return
         if self._filing.overdue and (trouble := self._file(lambda: self._filing.after_batch(0, self._number))):
@@ -110,7 +111,7 @@ class Writer:
 
     def rest(self, size: int) -> None:
         self._file(lambda: self._filing.after_batch(size, self._number))
-        self._tidy(idle=False)
+        self._checkpointing(lambda: self._wal.tidy(idle=False))
 
     def leisure(self) -> float | None:
         more = False
@@ -120,20 +121,23 @@ class Writer:
             more = self._filing.at_leisure(self._number)
 
         trouble = self._file(file_some)
-        self._tidy(idle=True)
+        untidy = self._checkpointing(lambda: self._wal.tidy(idle=True))
         if trouble:
             return RETRY_FILING
-        return 0.0 if more else None
+        if more:
+            return 0.0
+        return LEISURE if untidy else None
 
     def close(self) -> None:
         try:
             while self._sound and self.leisure() == 0.0:  # not until it's due again: the next start files the rest
                 pass
             if self._sound:
-                self._wal.tidy(idle=True, all=True)
+                self._wal.empty()
         except apsw.Error as error:
             raise self._fatal(error) from error
         finally:
+            self._wal.close()
             self._connection.close(True)
         if self._sound:
             try:
@@ -263,10 +267,10 @@ class Writer:
         self._trouble = None
         return None
 
-    def _tidy(self, idle: bool) -> None:
+    def _checkpointing(self, call: Callable[[], bool]) -> bool:
         try:
-            self._wal.tidy(idle)
-        except apsw.Error as error:
+            return call()
+        except Exception as error:
             self._sound = False
             raise StoreFailed(f"moving the log into the database failed: {error}") from error
 
