@@ -37,14 +37,17 @@ MOST: Final = 4
 """Times the above at which writes are refused, for the tables can't be written: the disk is full, or the database locked."""
 
 FILED_PER_NEW: Final = 2
-"""Times as much is filed as a batch brought while a sweep is under way, so that it ends before the next is due."""
+"""Times as much is filed as batches bring while a sweep is under way, so that it ends before the next is due, and no sooner than
+it has to: what is written at once is moved into the database at once, and somebody waits for it."""
 
-PORTION: Final = 70_000
-"""Filed after a batch at least, so that it ends: bulk as `bulk_of` has it, 200 messages of 100 characters, or 8 of 8,000; less
-than half a millisecond. A conversation that has more is filed in parts."""
+PORTION: Final = 120_000
+"""Filed at once at least, for a transaction has its price: bulk as `bulk_of` has it, 46 messages of 100 characters, or 11 of
+8,000; about a millisecond. A conversation that has more is filed in parts."""
 
-LEISURE_PORTIONS: Final = 5
-"""Filed at once when nobody writes."""
+SPREAD: Final = 8
+"""Of what is due beyond a portion, after a burst or under load, an eighth is filed at once and the rest with the batches that
+follow. Under lasting load that is as much as falls due; after a burst nobody waits for all that it brought, and more comes
+meanwhile, and is filed at once, too."""
 
 _CHUNKS: Final = BulkInsert(
     "chunk",
@@ -79,6 +82,8 @@ class Filing:
         """Conversations that the sweep has still to file, the next one last."""
         self._journalled = 0
         """The journal's last row when the sweep began."""
+        self._due = 0
+        """Bulk that is to be filed, once it's a portion."""
 
     @property
     def overdue(self) -> bool:
@@ -90,7 +95,11 @@ class Filing:
             if not self._is_ripe():
                 return
             self._begin_sweep(number)
-        self._file(number, max(PORTION, FILED_PER_NEW * bulk_of(size, self._young.last_characters)))
+        self._due += FILED_PER_NEW * bulk_of(size, self._young.last_characters)
+        if self._due >= PORTION or self.overdue:
+            room = max(PORTION, self._due // SPREAD)
+            self._due = max(0, self._due - room)
+            self._file(number, room)
 
     def at_leisure(self, number: int) -> bool:
         """File a portion of whatever there is, up to the journal's row of this number, the last. True if more is left."""
@@ -98,7 +107,7 @@ class Filing:
             if not self._young.conversations:
                 return False
             self._begin_sweep(number)
-        self._file(number, LEISURE_PORTIONS * PORTION)
+        self._file(number, PORTION)
         return bool(self._young.conversations)
 
     def _is_ripe(self, times: int = 1) -> bool:
@@ -113,6 +122,7 @@ class Filing:
         # In the order of the conversations, whose chunks and identities are neighbours then.
         self._sweep = sorted(self._young.conversations.values(), key=lambda each: each.number, reverse=True)
         self._journalled = number
+        self._due = 0
 
     def _file(self, number: int, room: int) -> None:
         sweep = self._sweep
