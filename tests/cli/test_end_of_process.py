@@ -13,7 +13,7 @@ from duologue.store.committer import WRITER_THREAD
 threading.Thread(target=time.sleep, args=(600,), name={name}).start()
 print("goodbye")
 _end_past_threads(7)
-print("it went on")
+print("it went on", flush=True)
 """
 
 PATIENCE = 30.0
