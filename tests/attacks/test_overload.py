@@ -65,7 +65,14 @@ def test_a_flood_is_refused_in_part_and_loses_nothing(tmp_path: Path) -> None:
         server = duologue(tmp_path / "data", *UNLIMITED).start()
     with server, pinned(1):
         most = load(server, "closed", "--seconds", "1", "--warm-up", "1")["deliveries_per_second"]
-        result = load(server, "overload", "--rate", str(FLOOD * most), "--seconds", "2", "--warm-up", "1")
+        for times in (
+            FLOOD,
+            2 * FLOOD,
+            4 * FLOOD,
+        ):  # where other tests run beside this one the most was more than it could show
+            result = load(server, "overload", "--rate", str(times * most), "--seconds", "2", "--warm-up", "1")
+            if result["refused"]:
+                break
         judge(result, server)
         assert result["deliveries_per_second"] > 0
 
