@@ -22,7 +22,7 @@ test: ## everything that CI checks, in a few minutes
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-alone test-nodes
 
 # Most tests wait for something most of the time, so two at once take little longer than one. 5: nothing fits ARGS here.
-NODES := tests/bus tests/nodes tests/store
+NODES := tests/nodes tests/store
 .PHONY: test-alone test-nodes
 test-alone:
 	$(PYTHON) -m pytest -m "not torture" --ignore=tests/browser $(NODES:%=--ignore=%) $(ARGS) || [ $$? = 5 ]
