@@ -109,14 +109,14 @@ async def test_a_half_open_connection_is_noticed(start_server: StartServer) -> N
     """F5: nobody hears of the other's end, so it's the heartbeat that frees what the connection held."""
     server = start_server("--ping-interval", "0.5", "--ping-timeout", "0.3", "--presence-grace", "0")
     async with Proxy(server.port) as proxy, ChatClient(server.url, "bob", guide=True) as bob:
-        without = server.descriptors()
+        without = server.connections()
         alice = await ChatClient(proxy.url, "alice", guide=True).connect()
         await bob.wait_for_event("user connected")
-        assert server.descriptors() == without + 1
+        assert server.connections() == without + 1
         proxy.to_server.swallow = proxy.to_client.swallow = True
         assert await bob.wait_for_event("user disconnected", timeout=10) == [alice.user_id]
         async with asyncio.timeout(10):
-            while server.descriptors() > without:  # of another process's descriptors nobody is told
+            while server.connections() > without:  # of another process's sockets nobody is told
                 await asyncio.sleep(0.02)
         assert proxy.connections == 1, "the client's half was to stay open until here"
         await bob.send(alice.user_id, "for later")

@@ -37,6 +37,10 @@ class ServerFailed(AssertionError):
     """A server did not start, did not end or ended otherwise than the test demands. The message carries its log."""
 
 
+_CONNECTED: Final = ("01", "08")
+"""TCP_ESTABLISHED and TCP_CLOSE_WAIT (linux/include/net/tcp_states.h), as /proc/net/tcp has them."""
+
+
 class ServerProcess:
     """A server under test.
 
@@ -173,6 +177,11 @@ class ServerProcess:
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def connections(self) -> int:
+        """Its sockets at its own port, as the system has them; there may be more at any time to its database and its bus."""
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return sum(local.endswith(f":{self.port:04X}") and state in _CONNECTED for _, local, _, state, *_ in rows)
 
     def threads(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/task"))
