@@ -47,9 +47,9 @@ async def run_against(server: ServerProcess, rng: random.Random, times: int, har
 
 
 @pytest.mark.timeout(240)
-async def test_a_dozen_kills(start_server: StartServer, rng: random.Random) -> None:
+async def test_some_kills(start_server: StartServer, rng: random.Random) -> None:
     # A node of several dies in tests/nodes as well.
-    await kill_again_and_again(start_server(), rng, 5 if start_server.one_node else 12)
+    await kill_again_and_again(start_server(), rng, 4 if start_server.one_node else 8)
 
 
 @pytest.mark.torture

@@ -250,7 +250,7 @@ async def soak(start_server: StartServer, rng: random.Random, rounds: int, secon
 @on_both_in_time
 @pytest.mark.timeout(300)
 async def test_a_short_soak(start_server: StartServer, rng: random.Random) -> None:
-    looks = await soak(start_server, rng, rounds=3, seconds=2, rest=0)
+    looks = await soak(start_server, rng, rounds=3, seconds=1, rest=0)
     assert looks.faults(growth=NOISE) == []
 
 

@@ -225,10 +225,10 @@ def _settings(examples: int) -> settings:
     )
 
 
-SqliteMachine.TestCase.settings = _settings(40)
+SqliteMachine.TestCase.settings = _settings(25)
 TestSqliteStore = SqliteMachine.TestCase
 
 
 def test_the_postgres_store(postgres: Postgres) -> None:
     # It calls what it is given without arguments, so a class is as good as a function that makes one.
-    run_state_machine_as_test(lambda: PostgresMachine(postgres), settings=_settings(10))  # type: ignore[arg-type]
+    run_state_machine_as_test(lambda: PostgresMachine(postgres), settings=_settings(7))  # type: ignore[arg-type]
