@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio
 
 
 class SlowDatabase(BrokenDisk):
-    """A disk on which the backfill's sync of the database waits for `go_on`; with `error` set, it fails then."""
+    """A disk on which the backfill's sync of the database waits for `go_on`; what `fail` names, `sync` or `commit`, fails."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,10 +72,15 @@ def disk() -> Iterator[SlowDatabase]:
     made.unregister()
 
 
-async def until_it_moves(bench: Bench, disk: SlowDatabase) -> None:
+async def opened(bench: Bench, disk: SlowDatabase, max_wal: int = wal.MAX_WAL) -> wal.Wal:
+    """The log of a store whose first backfill waits for `go_on`."""
+    store = await bench.open(vfs=disk.name, max_wal=max_wal)
+    await bench.people(ANN, BOB)
     while not disk.reached.is_set():
         await write(bench, 20)
         assert len(bench.returned) < 50_000
+    assert isinstance(store, SqliteStore)
+    return store._writer._wal
 
 
 async def write(bench: Bench, count: int) -> None:
@@ -92,9 +97,7 @@ def log_size(folder: Path) -> int:
 async def test_messages_are_committed_while_the_disk_takes_its_time(
     bench: Bench, disk: SlowDatabase, rounds: list[Backfill]
 ) -> None:
-    await bench.open(vfs=disk.name)
-    await bench.people(ANN, BOB)
-    await until_it_moves(bench, disk)
+    await opened(bench, disk)
     for _ in range(5):
         await write(bench, 20)
     assert len(rounds) == 1
@@ -110,11 +113,7 @@ async def test_messages_are_committed_while_the_disk_takes_its_time(
 async def test_if_much_was_added_that_is_moved_beside_the_writer_too(
     bench: Bench, disk: SlowDatabase, rounds: list[Backfill]
 ) -> None:
-    await bench.open(vfs=disk.name)
-    await bench.people(ANN, BOB)
-    await until_it_moves(bench, disk)
-    assert isinstance(bench.store, SqliteStore)
-    log = bench.store._writer._wal
+    log = await opened(bench, disk)
     while log.pages - log._begun_at < wal.IDLE_PAGES:
         await write(bench, 1)
     disk.go_on.set()
@@ -128,13 +127,9 @@ async def test_if_much_was_added_that_is_moved_beside_the_writer_too(
 async def test_on_a_disk_slower_than_the_writer_it_is_done_in_one_step(
     bench: Bench, disk: SlowDatabase, rounds: list[Backfill]
 ) -> None:
-    await bench.open(vfs=disk.name)
-    await bench.people(ANN, BOB)
-    await until_it_moves(bench, disk)
+    log = await opened(bench, disk)
     await write(bench, wal.CHECKPOINT_PAGES)
     disk.go_on.set()
-    assert isinstance(bench.store, SqliteStore)
-    log = bench.store._writer._wal
     while log._without != 1:
         await write(bench, 20)
         assert log.pages < 4 * wal.CHECKPOINT_PAGES
@@ -148,11 +143,7 @@ async def test_on_a_disk_slower_than_the_writer_it_is_done_in_one_step(
 
 @pytest.mark.parametrize("max_wal", [wal.MAX_WAL, 3 * wal.CHECKPOINT_PAGES * 4_096], ids=["", "at the log's bound"])
 async def test_a_database_that_cannot_be_synced_ends_the_store(bench: Bench, disk: SlowDatabase, max_wal: int) -> None:
-    await bench.open(vfs=disk.name, max_wal=max_wal)
-    await bench.people(ANN, BOB)
-    await until_it_moves(bench, disk)
-    assert isinstance(bench.store, SqliteStore)
-    log = bench.store._writer._wal
+    log = await opened(bench, disk, max_wal)
     if max_wal < wal.MAX_WAL:
         for number in range(2_500):  # without waiting for them: at the bound a batch waits for what is under way
             bench.store.submit(PendingMessage(ANN.id, BOB.id, f"to the bound {number}", "x" * 4_000, None))
@@ -169,9 +160,7 @@ async def test_a_database_that_cannot_be_synced_ends_the_store(bench: Bench, dis
 
 
 async def test_a_failed_commit_is_told_while_the_disk_stands_still(bench: Bench, disk: SlowDatabase) -> None:
-    await bench.open(vfs=disk.name)
-    await bench.people(ANN, BOB)
-    await until_it_moves(bench, disk)
+    await opened(bench, disk)
     disk.fail = {"commit"}
     bench.store.submit(PendingMessage(ANN.id, BOB.id, "the last one", "hello", None))
     await bench.failed()
@@ -182,9 +171,7 @@ async def test_a_failed_commit_is_told_while_the_disk_stands_still(bench: Bench,
 
 
 async def test_a_stop_waits_for_what_is_under_way(bench: Bench, disk: SlowDatabase) -> None:
-    await bench.open(vfs=disk.name)
-    await bench.people(ANN, BOB)
-    await until_it_moves(bench, disk)
+    await opened(bench, disk)
     closing = asyncio.create_task(bench.close())
     await asyncio.sleep(0)
     disk.go_on.set()

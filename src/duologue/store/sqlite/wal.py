@@ -24,8 +24,9 @@ IDLE_PAGES = 250
 thousand messages a second it's so nearly always, and one in a hundred would wait for a checkpoint."""
 
 CHECKPOINT_PAGES = 1_000
-"""Pages of log that make a checkpoint due under load (4 MB). The next batch waits for it: eight times as many took a tenth
-of a microsecond less for each message, and stopped everybody for four times as long (docs/decisions/store-sqlite.md)."""
+"""Pages of log that make a checkpoint due under load (4 MB). Where the writer has to do it alone the next batch waits for all
+of it: eight times as many took a tenth of a microsecond less for each message, and stopped everybody for four times as long
+(docs/decisions/store-sqlite.md)."""
 
 WITHOUT = 16
 """Checkpoints without a first step, after one in which the writer added more than half of what was moved meanwhile."""
