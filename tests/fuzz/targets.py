@@ -115,15 +115,15 @@ def socketio_connection(data: bytes) -> None:
         if packet.startswith(BINARY_MARK):
             received = connection.receive_binary(packet[1:])
         else:
+            typed = None if connection.schemas is None else connection.schemas.decode(b"4" + packet)
             received = connection.receive_text(b"4" + packet)
+            if isinstance(typed, TypedEvent):
+                assert isinstance(received, Event)
+                assert (received.name, received.ack_id) == (typed.name, typed.ack_id)
+                argument = msgspec.json.decode(received.args[0], type=ARGUMENTS[received.name])
+                assert msgspec.to_builtins(argument) == msgspec.to_builtins(typed.argument)
         if isinstance(received, Violation):
             return
-        if isinstance(received, TypedEvent):
-            general = decode(b"4" + packet, LIMITS)
-            assert isinstance(general, Event)
-            assert (general.name, general.ack_id) == (received.name, received.ack_id)
-            argument = msgspec.json.decode(general.args[0], type=ARGUMENTS[received.name])
-            assert msgspec.to_builtins(argument) == msgspec.to_builtins(received.argument)
         if isinstance(received, Connect):
             assert connection.apply(received.namespace, Input.ACCEPT)
         elif isinstance(received, Event | Ack) and received.attachments:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duologue.wire import Event, Limits, Namespaces, Schemas, TypedEvent, Violation
+from duologue.wire import Event, Limits, Namespaces, Refuser, Schemas, TypedEvent, Violation
 from duologue.wire.namespaces import Input
 from duologue.wire.socketio import decode
 
@@ -41,9 +41,9 @@ DECLINED = [
 ]  # fmt: skip
 
 
-def same(typed: TypedEvent | None, expected: TypedEvent) -> bool:
+def same(typed: TypedEvent | bytes | None, expected: TypedEvent) -> bool:
     """Compared by their fields, for the argument is of a subclass of its type."""
-    return typed is not None and msgspec.to_builtins(typed) == msgspec.to_builtins(expected)
+    return isinstance(typed, TypedEvent) and msgspec.to_builtins(typed) == msgspec.to_builtins(expected)
 
 
 @pytest.mark.parametrize(("packet", "expected"), GOOD, ids=repr)
@@ -74,6 +74,7 @@ def harmed(draw: st.DrawFn) -> bytes:
 @given(harmed())
 def test_both_decoders_agree(packet: bytes) -> None:
     typed = SCHEMAS.decode(packet)
+    assert not isinstance(typed, bytes)
     if typed is not None:
         general = decode(packet, LIMITS)
         assert isinstance(general, Event)
@@ -82,29 +83,50 @@ def test_both_decoders_agree(packet: bytes) -> None:
         assert msgspec.to_builtins(msgspec.json.decode(argument, type=Note)) == msgspec.to_builtins(typed.argument)
 
 
+def asked(namespaces: Namespaces) -> bool:
+    """Whether the next message may be a typed event."""
+    return namespaces.schemas is not None
+
+
 def test_only_a_connected_peer_gets_that_far() -> None:
-    packet, expected = GOOD[0]
+    packet, _ = GOOD[0]
     namespaces = Namespaces(LIMITS, SCHEMAS)
+    assert not asked(namespaces)
     assert namespaces.receive_text(packet) == Violation("event outside a namespace")
     namespaces = Namespaces(LIMITS, SCHEMAS)
+    namespaces.receive_text(b"40/other,")
+    namespaces.apply("/other", Input.ACCEPT)
     namespaces.receive_text(b"40")
+    assert not asked(namespaces)
     assert namespaces.apply("/", Input.ACCEPT)
-    received = namespaces.receive_text(packet)
-    assert isinstance(received, TypedEvent)
-    assert same(received, expected)
-    namespaces.receive_text(b'451-["x",{"_placeholder":true,"num":0}]')
-    assert namespaces.receive_text(packet) == Violation("text packet where an attachment was due")
-    namespaces = Namespaces(LIMITS, SCHEMAS)
-    namespaces.receive_text(b"40")
+    assert asked(namespaces)
+    namespaces.receive_text(b"41/other,")
+    assert asked(namespaces)
     namespaces.apply("/", Input.DISCONNECT)
+    assert not asked(namespaces)
     assert namespaces.receive_text(packet) is None
 
 
-def test_what_is_refused_comes_unread() -> None:
+def test_no_event_comes_between_a_packet_and_its_attachment() -> None:
+    namespaces = Namespaces(LIMITS, SCHEMAS)
+    namespaces.receive_text(b"40")
+    namespaces.apply("/", Input.ACCEPT)
+    announcement = b'451-["x",{"_placeholder":true,"num":0}]'
+    namespaces.receive_text(announcement)
+    assert not asked(namespaces)
+    assert isinstance(namespaces.receive_binary(b"1"), Event)
+    assert asked(namespaces)
+    namespaces.receive_text(announcement)
+    packet, _ = GOOD[0]
+    assert namespaces.receive_text(packet) == Violation("text packet where an attachment was due")
+
+
+def test_what_is_refused_is_answered_unread() -> None:
     answers: Iterator[str | None] = iter(["not now"] * 4 + [None])
-    schemas = Schemas({"note": Note, "a note": Note}, LIMITS, {"note": lambda: next(answers)})
+    refuser = Refuser(lambda: next(answers), lambda reason: msgspec.json.encode([reason]))
+    schemas = Schemas({"note": Note, "a note": Note}, LIMITS, {"note": refuser})
     for content in (b'{"text":"hi"}', b'{"text":1}', b"\xff", b""):
-        assert schemas.decode(b'427["note",' + content + b"]") == TypedEvent("note", "not now", 7)
+        assert schemas.decode(b'427["note",' + content + b"]") == b'437["not now"]'
     assert same(schemas.decode(b'427["note",{"text":"hi"}]'), TypedEvent("note", Note("hi"), 7))
     assert same(schemas.decode(b'427["a note",{"text":"hi"}]'), TypedEvent("a note", Note("hi"), 7))
     # Who wants no ack may have to be told more than that.

@@ -33,15 +33,9 @@ def refuse(client: Client, event: str, ack_id: int | None, refusal: Refusal, id:
         client.socket.send(encode_frame(encode_event("refused", body)))
 
 
-def refuse_at_once(client: Client, ack_id: int, refusal: Refusal) -> None:
-    """Answer by the ack, with a refusal that `Store.refusal` gave out and nobody raised. An overloaded server does this more
-    often than anything else, so the text is kept and no log is asked whether it wants to know."""
-    client.socket.send(encode_frame(b"43%d%b" % (ack_id, _answer(refusal))))
-
-
 @functools.lru_cache(KEPT_ANSWERS)
-def _answer(refusal: Refusal) -> bytes:
-    """The arguments of the ack."""
+def ack_of(refusal: Refusal) -> bytes:
+    """The arguments of the ack by which an event is answered with a refusal that `Store.refusal` gave out: made once for each."""
     return b"[%b]" % events.refusal(refusal.code, refusal.code.sentence, seconds_to_wait(refusal))
 
 

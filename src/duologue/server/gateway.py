@@ -22,7 +22,7 @@ from duologue.domain.ports import Bus, Clock, Registry, Store
 from duologue.domain.rate import AddressBuckets
 from duologue.server import events
 from duologue.server.admission import Admission
-from duologue.server.answers import refuse, refuse_at_once, refuse_connection
+from duologue.server.answers import ack_of, refuse, refuse_connection
 from duologue.server.catchup import CatchUp
 from duologue.server.comparison import Comparison
 from duologue.server.elsewhere import Elsewhere
@@ -35,7 +35,7 @@ from duologue.server.second_look import SecondLook
 from duologue.server.sessions import Sessions
 from duologue.server.shares import Shares
 from duologue.server.transport import Socket
-from duologue.wire import encode_event
+from duologue.wire import Refuser, encode_event
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +113,8 @@ class Gateway:
         self._requests = Requests(store, bus, self.presence, self.sessions, limits, returns)
         self._tasks: set[asyncio.Task[None]] = set()
         self._admissions: dict[Socket, asyncio.Task[None]] = {}
-        self.refusals = dict.fromkeys(_WRITES, store.refusal)
-        """Of events that the store has to take, by name: asked before what is in one is read (`duologue.wire.typed`)."""
+        self.refusals = dict.fromkeys(_WRITES, Refuser(store.refusal, ack_of))
+        """For events that the store has to take, by name."""
         self._sign_ins = AddressBuckets(limits.connect_rate, limits.connect_burst)
         self._clock = clock
         self._draining = False
@@ -205,10 +205,7 @@ class Gateway:
 
     def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
         client: Client = socket.data
-        if type(argument) is Refusal and ack_id is not None:
-            refuse_at_once(client, ack_id, argument)
-            return
-        refused = self._spend(client)
+        refused = Refusal(Code.UNAVAILABLE, _DRAINING) if self._draining else client.sender.spend()
         if refused is not None:
             refuse(client, name, ack_id, refused, _id_of(argument))
             return
@@ -223,7 +220,8 @@ class Gateway:
         """What `on_typed_event` doesn't get: arguments too many, or of another type."""
         client: Client = socket.data
         try:
-            if (refused := self._spend(client)) is not None:
+            refused = Refusal(Code.UNAVAILABLE, _DRAINING) if self._draining else client.sender.spend()
+            if refused is not None:
                 raise refused
             if not args or attachments:
                 raise Refusal(Code.BAD_REQUEST, "one argument is needed, without attachments")
@@ -234,10 +232,6 @@ class Gateway:
             refuse(client, name, ack_id, refusal, _message_id(args) if name == "private message" else None)
         except _BAD_JSON as error:
             refuse(client, name, ack_id, Refusal(Code.BAD_REQUEST, str(error)))
-
-    def _spend(self, client: Client) -> Refusal | None:
-        """Of the user's allowance, or why the event isn't looked at any further."""
-        return Refusal(Code.UNAVAILABLE, _DRAINING) if self._draining else client.sender.spend()
 
     def _private_message(self, client: Client, asked: events.PrivateMessage, ack_id: int | None) -> None:
         client.sender.message(asked.to, asked.content, asked.id, (client, ack_id))

@@ -23,7 +23,7 @@ from duologue.wire.socketio import (
     encode_disconnect,
     encode_event,
 )
-from duologue.wire.typed import Schemas, TypedEvent
+from duologue.wire.typed import Refuser, Schemas, TypedEvent
 from duologue.wire.violation import Violation
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Frame",
     "Limits",
     "Namespaces",
+    "Refuser",
     "Schemas",
     "TypedEvent",
     "Violation",

@@ -24,7 +24,7 @@ import enum
 from duologue.wire.attachments import resolve_attachments
 from duologue.wire.limits import Limits
 from duologue.wire.socketio import MAIN, Ack, Announced, Connect, Disconnect, Event, decode
-from duologue.wire.typed import Schemas, TypedEvent
+from duologue.wire.typed import Schemas
 from duologue.wire.violation import Violation
 
 
@@ -64,7 +64,7 @@ _BY_SERVER: dict[tuple[State, Input], State] = {
     (State.CONNECTED, Input.DISCONNECT): State.DISMISSED,
 }
 
-Received = Connect | Disconnect | Event | TypedEvent | Ack | Violation | None
+Received = Connect | Disconnect | Event | Ack | Violation | None
 """None: nothing to tell, either because attachments are missing or because the packet came after a dismissal."""
 
 
@@ -72,16 +72,18 @@ class Namespaces:
     """Feed it text and binary messages in order of arrival; it returns what happened.
 
     After a `Violation` the connection is to be closed and the object not used any more. Holds at most one unfinished
-    binary packet, of at most `Limits.attachment_bytes`. Events that `schemas` takes come as `TypedEvent`.
+    binary packet, of at most `Limits.attachment_bytes`.
+
+    An application with types for its events asks `schemas`, while there are any, before it feeds a text message.
     """
 
-    __slots__ = ("_announced", "_attachments", "_limits", "_open", "_schemas", "_states")
+    __slots__ = ("_announced", "_attachments", "_limits", "_schemas", "_states", "schemas")
 
     def __init__(self, limits: Limits, schemas: Schemas | None = None) -> None:
         self._limits = limits
         self._schemas = schemas
-        self._open: Schemas | None = None
-        """The same, while the peer is in the main namespace."""
+        self.schemas: Schemas | None = None
+        """The same, while the next text message may be an event of the main namespace: what they take is received already."""
         self._states: dict[str, State] = {}
         self._announced: Announced | None = None
         self._attachments: list[bytes] | None = None
@@ -95,10 +97,6 @@ class Namespaces:
         """`packet` is a whole Engine.IO text message, `4` included."""
         if self._announced is not None:
             return Violation("text packet where an attachment was due")
-        if self._open is not None:
-            typed = self._open.decode(packet)
-            if typed is not None:
-                return typed
         decoded = decode(packet, self._limits)
         kind = type(decoded)
         # The hot path, for which a look into the table would cost as much as the rest of this function.
@@ -111,6 +109,7 @@ class Namespaces:
                 return Violation("binary packet outside a namespace")
             self._announced = decoded
             self._attachments = []
+            self.schemas = None
             return None
         return self._step(decoded)
 
@@ -126,6 +125,7 @@ class Namespaces:
         packet = announced.packet
         packet.attachments = tuple(attachments)
         self._announced = self._attachments = None
+        self._open()
         resolved = resolve_attachments(packet.args, packet.attachments)
         return resolved if isinstance(resolved, Violation) else self._step(packet)
 
@@ -155,8 +155,11 @@ class Namespaces:
             self._states.pop(namespace, None)
         else:
             self._states[namespace] = state
-        if namespace == MAIN:
-            self._open = self._schemas if state is State.CONNECTED else None
+        self._open()
+
+    def _open(self) -> None:
+        is_open = self._announced is None and self._states.get(MAIN) is _CONNECTED
+        self.schemas = self._schemas if is_open else None
 
 
 _REASONS: dict[type, str] = {

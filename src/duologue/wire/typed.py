@@ -10,21 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from duologue.wire.limits import Limits
 
-Refuser = Callable[[], object | None]
-"""Asked before an event's argument is read: None to have it read, or what is to come in its place."""
+
+class Refuser(NamedTuple):
+    """Turns events away before their argument is read."""
+
+    ask: Callable[[], Any]
+    """Why the next one is refused; None to have it read."""
+    answer: Callable[[Any], bytes]
+    """What its ack says then: a JSON array."""
+
 
 _EVENT = 0x32
 
 
 class TypedEvent(msgspec.Struct, gc=False):
-    """An event of the main namespace. `argument` is of the type (of a subclass, to be exact) that its name has, or what the
-    event's `Refuser` gave in its place."""
+    """An event of the main namespace. `argument` is of the type (of a subclass, to be exact) that its name has."""
 
     name: str
     argument: Any
@@ -34,9 +40,9 @@ class TypedEvent(msgspec.Struct, gc=False):
 class Schemas:
     """The types of the events that an application knows, by name. Names are ASCII without quotes and backslashes.
 
-    An application that is overloaded refuses more than it takes, and needs no more than the ack's id for that: an event's
+    An application that is overloaded refuses more than it takes, and that takes no more than the ack's id: an event's
     `Refuser`, where it has one, is asked each time that an ack is wanted. What is refused by it isn't looked at, not even for
-    being JSON.
+    being JSON, and the application doesn't hear of it.
     """
 
     __slots__ = ("_known", "_name", "_start")
@@ -56,8 +62,9 @@ class Schemas:
         self._start = 3 + limits.ack_digits
         """Before which the arguments begin."""
 
-    def decode(self, packet: bytes) -> TypedEvent | None:
-        """`packet` is a whole Engine.IO text message, `4` included."""
+    def decode(self, packet: bytes) -> TypedEvent | bytes | None:
+        """`packet` is a whole Engine.IO text message, `4` included. An event that is refused comes as the ACK to be sent,
+        a text message as well; None is for the general decoder."""
         start = packet.find(b"[", 2, self._start)
         if start < 0 or packet[1] != _EVENT:
             return None
@@ -65,15 +72,15 @@ class Schemas:
         known = self._known.get(packet[name_at : packet.find(b'"', name_at, name_at + self._name)])
         if known is None:
             return None
-        name, decode, refusal = known
+        name, decode, refuser = known
         ack_id = None
         if start > 2:
             digits = packet[2:start]
             if not digits.isdigit():
                 return None
+            if refuser is not None and (refusal := refuser.ask()) is not None:
+                return b"43" + digits + refuser.answer(refusal)
             ack_id = int(digits)
-            if refusal is not None and (instead := refusal()) is not None:
-                return TypedEvent(name, instead, ack_id)
         try:
             return TypedEvent(name, decode(packet[start:])[1], ack_id)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -56,8 +56,8 @@ ack_id)`; whatever differs in any way goes to `on_event` as ever::
 
     SocketServer(app, ..., types={"private message": PrivateMessage}, on_typed_event=app.on_typed_event)
 
-`refusals` has a `Refuser` for some of the names. It's asked before the argument of such an event is read, if that wants an ack:
-what it returns other than None comes in place of the argument. So an overloaded application has less to do for a no.
+`refusals` has a `duologue.wire.Refuser` for some of the names. It's asked before the argument of such an event is read, if that
+wants an ack, and may answer it then and there. So an overloaded application has nothing to do for a no.
 
 `admit(address) -> float | None` is asked once a handshake: None lets the peer in, seconds refuse it with 429 and
 Retry-After.

@@ -12,10 +12,11 @@ from msgspec import Raw
 from duologue.server.transport.session import Session
 from duologue.server.transport.socket import Socket
 from duologue.server.transport.wheel import Wheel
+from duologue.wire.frames import encode_frame
 from duologue.wire.limits import Limits
 from duologue.wire.namespaces import Input, Namespaces, Received
 from duologue.wire.socketio import MAIN, Ack, Connect, Disconnect, Event
-from duologue.wire.typed import Schemas, TypedEvent
+from duologue.wire.typed import Schemas
 from duologue.wire.violation import Violation
 
 log = logging.getLogger("duologue.transport")
@@ -78,15 +79,18 @@ class Connection:
     # From the session
 
     def on_text(self, packet: bytes) -> None:
-        received = self._namespaces.receive_text(packet)
-        if type(received) is TypedEvent:
+        schemas = self._namespaces.schemas
+        received = None if schemas is None else schemas.decode(packet)
+        if received is None:
+            self._dispatch(self._namespaces.receive_text(packet))
+        elif isinstance(received, bytes):
+            self.session.send(encode_frame(received))
+        else:
             try:
                 # There are typed events only with a handler, and in the main namespace.
                 self._typed.handler(self._sockets[MAIN], received.name, received.argument, received.ack_id)  # type: ignore[union-attr]
             except Exception as error:
                 self._failed(error)
-        else:
-            self._dispatch(received)
 
     def on_binary(self, content: bytes) -> None:
         self._dispatch(self._namespaces.receive_binary(content))
