@@ -24,6 +24,8 @@ test: ## everything that CI checks, in a few minutes
 # Most tests wait for something most of the time, so two at once take little longer than one. 5: nothing fits ARGS here.
 NODES := tests/nodes tests/store
 .PHONY: test-alone test-nodes
+# Hundreds of servers are started: each would compile all of it again where the environment forbids to keep what's compiled.
+test-alone test-nodes: export PYTHONDONTWRITEBYTECODE :=
 test-alone:
 	$(PYTHON) -m pytest -m "not torture" --ignore=tests/browser $(NODES:%=--ignore=%) $(ARGS) || [ $$? = 5 ]
 test-nodes:

@@ -245,9 +245,9 @@ class Postgres:
             self._signal(signal.SIGKILL)
             raise PostgresFailed(f"PostgreSQL did not end:\n{self.log}") from None
         self._process = None
-        # Its children are gone a moment later; until then a new server finds their shared memory in use.
+        # Its children end a moment later; until then a new server finds their shared memory in use.
         deadline = time.monotonic() + TIMEOUT
-        while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        while any(map(_runs, pids)) and time.monotonic() < deadline:
             time.sleep(PACE)
 
     def _run(self, program: str, *arguments: str) -> str:
@@ -307,10 +307,21 @@ def _free_port() -> int:
 
 
 def _parent(process: Path) -> int:
+    return _status(process)[1]
+
+
+def _runs(pid: int) -> bool:
+    """A process that has ended may stay in the list for seconds, until whoever inherited it has asked how."""
+    return _status(Path(f"/proc/{pid}"))[0] not in "ZX"
+
+
+def _status(process: Path) -> tuple[str, int]:
+    """Its state and its parent (proc(5), `/proc/pid/stat`); those of one that is gone are X and 0."""
     try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, IndexError):
-        return 0
+        state, parent, *_ = (process / "stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return "X", 0
+    return state, int(parent)
 
 
 def _send(pid: int, number: int) -> None:

@@ -9,7 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.actions.machine import ChatMachine
 
 EVERY_DAY = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 LONG = settings(
     max_examples=1_500, stateful_step_count=80, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)

@@ -284,7 +284,7 @@ async def pin_the_log(
 
 @pytest.mark.timeout(180)
 async def test_a_reader_pins_the_log(start_server: StartServer, tmp_path: Path) -> None:
-    await pin_the_log(start_server, tmp_path / "data", 20_000, 4_000)
+    await pin_the_log(start_server, tmp_path / "data", 10_000, 7_900)
 
 
 @pytest.mark.torture

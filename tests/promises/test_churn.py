@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from duologue.store.postgres.store import READERS
-from tests.conftest import StartServer, on_both
+from tests.conftest import StartServer, on_both, on_both_in_time
 from tests.support.client import ChatClient
 from tests.support.inside import serving
 from tests.support.watched import what_it_holds
@@ -92,7 +92,7 @@ async def churn(start_server: StartServer, rounds: int, connects: int) -> None:
 ALLOWANCE = ("--connect-rate", "1000000", "--connect-burst", "1000000", "--presence-grace", "0")
 
 
-@on_both
+@on_both_in_time
 @pytest.mark.timeout(180)
 async def test_churn_levels_off(start_server: StartServer) -> None:
     await churn(start_server, rounds=8, connects=240)

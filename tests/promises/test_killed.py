@@ -49,7 +49,7 @@ async def run_against(server: ServerProcess, rng: random.Random, times: int, har
 @pytest.mark.timeout(240)
 async def test_some_kills(start_server: StartServer, rng: random.Random) -> None:
     # A node of several dies in tests/nodes as well.
-    await kill_again_and_again(start_server(), rng, 4 if start_server.one_node else 8)
+    await kill_again_and_again(start_server(), rng, 3 if start_server.one_node else 6)
 
 
 @pytest.mark.torture
