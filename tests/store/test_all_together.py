@@ -22,6 +22,7 @@ from duologue.domain.model import User
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt
 from duologue.store.migrate.sqlite import SqliteSide
 from duologue.store.sqlite import chunks, filing, identities, queries, writer
+from duologue.store.sqlite.young import NO_STATE
 from tests.support.clock import SetClock
 
 from .broken_disk import BrokenDisk, FailsAfter
@@ -217,7 +218,7 @@ class Life:
         young = self.store.young
         conversations = young.conversations.values()
         assert young.messages == sum(len(each.rows) for each in conversations)
-        assert young.characters == sum(len(row[7]) for each in conversations for row in each.rows)
+        assert young.characters == sum(len(row.content) for each in conversations for row in each.rows)
         assert young.changes == sum(each.changes for each in conversations)
         # (Of two messages with one identity the first may be in the table by now: then it's found there.)
         assert young.identities <= {identity for each in conversations for identity in each.identities}
@@ -229,14 +230,14 @@ class Life:
         assert len(ledger._accounts) <= ledger._max_accounts
         for pair, head in ledger._heads.items():
             assert head.added is None
-            if pair in young.conversations:
-                assert head is young.conversations[pair]
+            if (of_memory := young.find(*pair)) is not None:
+                assert head is of_memory
                 assert head.current() == head.state
             else:
                 # One of very many, and for a long time.
                 assert not head.changes
-                assert not any(hasattr(head, name) for name in ("state", "rows", "identities"))
-                assert not head.fresh
+                assert not head.rows + head.identities + head.fresh
+                assert head.state is NO_STATE
                 assert not head.low_id + head.high_id
 
     def check_some_pages(self) -> None:
@@ -278,9 +279,9 @@ def few_identities(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         identities.Identities,
         "of",
-        lambda self, conversation, low, rows: [
+        lambda self, conversation, low, rows: tuple(
             conversation << chunks.SEQ_BITS | identity & mask for identity in whole(self, conversation, low, rows)
-        ],
+        ),
     )
 
 

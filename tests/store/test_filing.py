@@ -107,7 +107,7 @@ async def test_any_message_at_any_time(
 async def test_ids_of_one_hash(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another id with the hash of a known one is a new message, in memory as on disk and within a batch."""
     monkeypatch.setattr(
-        Identities, "of", lambda self, conversation, low, rows: [conversation << chunks.SEQ_BITS | 7 for _ in rows]
+        Identities, "of", lambda self, conversation, low, rows: tuple(conversation << chunks.SEQ_BITS | 7 for _ in rows)
     )
     rng = random.Random(2)
     sent: list[PendingMessage] = []
@@ -162,7 +162,7 @@ async def test_long_messages_of_one_conversation_are_filed_a_few_at_a_time(
     whole = filing.file
 
     def watched(connection: apsw.Connection, identities: Identities, parts: list[Part]) -> None:
-        filed.append(sum(len(row[7]) for part in parts for row in part.rows))
+        filed.append(sum(len(row.content) for part in parts for row in part.rows))
         whole(connection, identities, parts)
 
     monkeypatch.setattr(filing, "file", watched)
@@ -242,7 +242,7 @@ async def test_what_filing_fell_behind_by_is_not_made_good_at_once(
     whole = filing.file
 
     def watched(connection: apsw.Connection, identities: Identities, parts: list[Part]) -> None:
-        tried.append(sum(len(row[7]) for part in parts for row in part.rows))
+        tried.append(sum(len(row.content) for part in parts for row in part.rows))
         if not works:
             raise apsw.BusyError("made up")
         whole(connection, identities, parts)

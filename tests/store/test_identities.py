@@ -26,7 +26,7 @@ def identities() -> Iterator[Identities]:
 
 
 def row(id: str, sender: int = 1) -> MessageRow:
-    return 1, 1, sender, id, 1, 1, 1, "text"
+    return MessageRow(1, 1, sender, id, 1, 1, 1, "text")
 
 
 def swapped(id: str, one: str, other: str, polynomial: int) -> str:
@@ -62,4 +62,4 @@ def test_each_side_and_each_database_has_its_own(identities: Identities) -> None
     ]
     other.close()
     assert len(set(found)) >= 2_998
-    assert identities.of(1, 1, [row(id, 1) for id in ids]) == found[:1_000]
+    assert list(identities.of(1, 1, [row(id, 1) for id in ids])) == found[:1_000]

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+import msgspec
+
 from duologue.domain.errors import Code
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt
 
@@ -21,8 +23,21 @@ MAX_HEADS = 200_000
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
-MessageRow = tuple[int, int, int, str, int, int, int, str]
-"""seq, rev, the sender's key, id, at, sender's version, recipient's version, content."""
+
+
+class MessageRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A message as it's stored. Not tracked by the garbage collector, which would look at each of tens of thousands."""
+
+    seq: int
+    rev: int
+    sender: int
+    """The key."""
+    id: str
+    at: int
+    sender_version: int
+    recipient_version: int
+    content: str
+
 
 DialogRow = tuple[int, int, int, int, int, int, int, int, int]
 """user, peer, seq, rev, received, read, peer's received, peer's read, version."""
@@ -42,40 +57,27 @@ class Account:
         self.version = version
 
 
-class Head:
-    """The state of a conversation, both sides. Of a conversation with oneself only the low side is used."""
+class Head(msgspec.Struct, eq=False, gc=False):
+    """The state of a conversation, both sides. Of a conversation with oneself only the low side is used.
 
-    __slots__ = (
-        "added", "high", "high_id", "high_read", "high_received", "high_version", "low", "low_id", "low_read", "low_received",
-        "low_version", "rev", "seq",
-    )  # fmt: skip
+    As little tracked by the garbage collector as the messages: nothing in it refers back to it.
+    """
 
-    def __init__(
-        self,
-        low: int,
-        high: int,
-        seq: int = 0,
-        rev: int = 0,
-        low_received: int = 0,
-        low_read: int = 0,
-        high_received: int = 0,
-        high_read: int = 0,
-    ) -> None:
-        self.low = low
-        self.high = high
-        self.seq = seq
-        self.rev = rev
-        self.low_received = low_received
-        self.low_read = low_read
-        self.high_received = high_received
-        self.high_read = high_read
-        # Filled in when a batch touches the head; they are written but never read back.
-        self.low_version = 0
-        self.high_version = 0
-        self.low_id = ""
-        self.high_id = ""
-        self.added: list[MessageRow] | None = None
-        """The new messages of the batch that is being entered; None if it doesn't touch the conversation."""
+    low: int
+    high: int
+    seq: int = 0
+    rev: int = 0
+    low_received: int = 0
+    low_read: int = 0
+    high_received: int = 0
+    high_read: int = 0
+    # Filled in when a batch touches the head; they are written but never read back.
+    low_version: int = 0
+    high_version: int = 0
+    low_id: str = ""
+    high_id: str = ""
+    added: list[MessageRow] | None = None
+    """The new messages of the batch that is being entered; None if it doesn't touch the conversation."""
 
     def dialogs(self) -> Iterator[DialogRow]:
         """Its rows, one for each side; of those whom a batch touched."""
@@ -202,7 +204,7 @@ class Ledger(Generic[H]):
             work.recipient_name = recipient.name if seq == 1 else None
             if earlier is not None:
                 earlier[key] = Stored(seq, rev, at, version, peer_version, work.content)
-            added.append((seq, rev, mine, work.id, at, version, peer_version, work.content))
+            added.append(MessageRow(seq, rev, mine, work.id, at, version, peer_version, work.content))
         return self._touched
 
     def settle(self) -> None:

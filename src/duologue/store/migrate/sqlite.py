@@ -12,6 +12,7 @@ import apsw
 import msgspec
 
 from duologue.domain.errors import StoreUnusable
+from duologue.store.ledger import MessageRow
 from duologue.store.migrate.rows import Cursor, Progress, Row
 from duologue.store.sqlite import journal, schema
 from duologue.store.sqlite.chunked import CODE
@@ -180,9 +181,9 @@ class SqliteSide:
         for key, low, low_id, high_id, messages in found:
             after = key
             one, other = sorted((low_id, high_id))
-            for seq, rev, sender, id, at, sender_version, recipient_version, content in decode(messages):
-                author = low_id if sender == low else high_id
-                rows.append((one, other, seq, rev, author, id, at, sender_version, recipient_version, content))
+            for message in decode(messages):
+                seq, rev, sender, *rest = msgspec.structs.astuple(message)
+                rows.append((one, other, seq, rev, low_id if sender == low else high_id, *rest))
             if len(rows) >= limit:
                 break
         return rows, [after]
@@ -194,12 +195,12 @@ class SqliteSide:
             found: Any = connection.execute(_CONVERSATION, (one, other)).fetchall()
             ((conversation, low),) = found
             keys = {id: int(str(connection.execute(f"SELECT {_KEY.format(1)}", (id,)).get)) for id in (one, other)}
-            messages = [(seq, rev, keys[sender], *rest) for _, _, seq, rev, sender, *rest in group]
+            messages = [MessageRow(seq, rev, keys[sender], *rest) for _, _, seq, rev, sender, *rest in group]
             connection.executemany("INSERT INTO chunk VALUES (?, ?, ?, ?)", chunks(conversation, low, messages))
             identities = self._identities.of(conversation, low, messages)
             connection.executemany(
                 "INSERT INTO identity VALUES (?, ?)",
-                [(identity, row[0]) for identity, row in zip(identities, messages, strict=True)],
+                [(identity, row.seq) for identity, row in zip(identities, messages, strict=True)],
             )
 
     def _new_number(self) -> int:

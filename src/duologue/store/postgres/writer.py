@@ -15,9 +15,10 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
+import msgspec
 
 from duologue.domain.errors import Code, StoreUnusable
 from duologue.domain.ports import Clock, Pending, PendingMessage
@@ -339,11 +340,12 @@ class _Unsure(Exception):
 
 def _columns(heads: Sequence[Head], at: int, name_of: dict[int, str], moved: Sequence[Account]) -> list[object]:
     """The parameters of `_WRITE`."""
-    conversations, messages = [], []
+    conversations: list[str] = []
+    messages: list[tuple[Any, ...]] = []
     for head in heads:
         if head.added:
             conversations += [conversation_key(head.low, head.high)] * len(head.added)
-            messages += head.added
+            messages += map(msgspec.structs.astuple, head.added)
     columns = list(zip(*messages, strict=True)) or [()] * 8
     seq, rev, sender, id, _, sender_version, recipient_version, content = columns
     owner, peer, *rest = zip(*sorted(row for head in heads for row in head.dialogs()), strict=True)

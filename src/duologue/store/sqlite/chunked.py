@@ -53,7 +53,7 @@ def _chunks(connection: apsw.Connection) -> Iterator[Chunk]:
 
 def _identified(connection: apsw.Connection, identities: Identities) -> Iterator[tuple[int, int]]:
     for conversation, low, rows in _runs(connection):
-        yield from zip(identities.of(conversation, low, rows), [row[0] for row in rows], strict=True)
+        yield from zip(identities.of(conversation, low, rows), [row.seq for row in rows], strict=True)
 
 
 def _runs(connection: apsw.Connection) -> Iterator[tuple[int, int, list[MessageRow]]]:
@@ -62,7 +62,7 @@ def _runs(connection: apsw.Connection) -> Iterator[tuple[int, int, list[MessageR
     for (conversation, low), rows in groupby(found, key=itemgetter(0, 1)):
         run: list[MessageRow] = []
         for row in rows:
-            run.append(row[2:])
+            run.append(MessageRow(*row[2:]))
             if len(run) == _AT_ONCE:
                 yield conversation, low, run
                 run = []

@@ -5,7 +5,7 @@ and a page of history is a few rows. The key of a chunk is its conversation's nu
 one integer, so that a conversation is a range of keys. In front of it, for a search by version, are the versions that its
 first message brought both sides to.
 
-What a chunk holds is msgpack: an array of messages, each the tuple `MessageRow` of the ledger.
+What a chunk holds is msgpack: an array of messages, each an array of the fields of `MessageRow` of the ledger.
 """
 
 from __future__ import annotations
@@ -61,16 +61,18 @@ def chunks(conversation: int, low: int, rows: Sequence[MessageRow], tail: Chunk 
             yield Chunk(tail.key, tail.low_version, tail.high_version, messages)
     while start < len(rows):
         end = max(start + 1, _end(rows, start, 0, 0))
-        seq, _, sender, _, _, sender_version, recipient_version, _ = rows[start]
-        mine, theirs = (sender_version, recipient_version) if sender == low else (recipient_version, sender_version)
-        yield Chunk(key_of(conversation, seq), mine, theirs, encode(rows[start:end]))
+        first = rows[start]
+        mine, theirs = first.sender_version, first.recipient_version
+        if first.sender != low:
+            mine, theirs = theirs, mine
+        yield Chunk(key_of(conversation, first.seq), mine, theirs, encode(rows[start:end]))
         start = end
 
 
 def _end(rows: Sequence[MessageRow], start: int, count: int, size: int) -> int:
     """Before which of the rows a chunk ends that has so many messages and bytes already."""
     for place in range(start, len(rows)):
-        size += len(rows[place][7]) + _OVERHEAD
+        size += len(rows[place].content) + _OVERHEAD
         if size > CHUNK_BYTES or count >= CHUNK_MESSAGES:
             return place
         count += 1

@@ -14,7 +14,7 @@ import msgspec
 from duologue.domain.model import Positions, User
 from duologue.store.ledger import MessageRow
 from duologue.store.sqlite.chunks import SEQ_BITS, decode
-from duologue.store.sqlite.young import Known, rows_of, version_of
+from duologue.store.sqlite.young import Known, version_in, version_of
 
 MAX_VERSION: Final = 2**63 - 1
 """Above every version: no bound."""
@@ -143,7 +143,7 @@ class Reading:
                 chunk = decode(messages)
                 place = places[index]
                 self._chunks[wanted[place].conversation] = chunk
-                found[place] = chunk[0][0] - 1 + self._known(chunk, since)
+                found[place] = chunk[0].seq - 1 + self._known(chunk, since)
         return found
 
     def ranges(self, wanted: Sequence[tuple[Dialog, int, int]]) -> list[list[MessageRow]]:
@@ -155,7 +155,7 @@ class Reading:
             if first > end:
                 continue
             chunk = self._chunks.get(dialog.conversation)
-            if chunk is not None and chunk[0][0] <= first and end <= chunk[-1][0]:
+            if chunk is not None and chunk[0].seq <= first and end <= chunk[-1].seq:
                 found[place] = chunk
             else:
                 asked.append((dialog.conversation, first, end))
@@ -165,13 +165,13 @@ class Reading:
             for index, messages in rows:
                 found[places[index]] += decode(messages)
         return [
-            [row for row in (*rows, *dialog.young) if first <= row[0] <= last]
+            [row for row in (*rows, *dialog.young) if first <= row.seq <= last]
             for rows, (dialog, first, last) in zip(found, wanted, strict=True)
         ]
 
     def _version(self, row: MessageRow) -> int:
         """What the message brought the user to."""
-        return row[5] if row[2] == self._me else row[6]
+        return row.sender_version if row.sender == self._me else row.recipient_version
 
     def _known(self, rows: Sequence[MessageRow], since: int) -> int:
         """How many of the rows, from the first on, the user had seen."""
@@ -186,19 +186,17 @@ def _young(connection: apsw.Connection, me: int, known: Sequence[Known]) -> Iter
 
 
 def _peer(me: int, known: Known) -> int:
-    low, high, *_ = known[0]
-    return high if low == me else low
+    state, _ = known
+    return state.high if state.low == me else state.low
 
 
 def _of_state(me: int, peer: User, known: Known) -> Dialog:
-    low, _, conversation, seq, rev, low_received, low_read, high_received, high_read, low_version, high_version = known[
-        0
-    ]
-    lower, higher = Positions(low_received, low_read), Positions(high_received, high_read)
-    key = _peer(me, known)
-    if low == me:
-        return Dialog(key, peer, low_version, seq, rev, lower, higher, conversation, rows_of(known))
-    return Dialog(key, peer, high_version, seq, rev, higher, lower, conversation, rows_of(known))
+    state, young = known
+    mine, theirs = Positions(state.low_received, state.low_read), Positions(state.high_received, state.high_read)
+    if state.low != me:
+        mine, theirs = theirs, mine
+    version = version_in(state, me)
+    return Dialog(_peer(me, known), peer, version, state.seq, state.rev, mine, theirs, state.number, young)
 
 
 def _dialog(key: int, peer: User, row: Sequence[int], young: Sequence[MessageRow]) -> Dialog:

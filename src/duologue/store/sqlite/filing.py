@@ -167,13 +167,12 @@ class Filing:
 
 def file(connection: apsw.Connection, identities: Identities, parts: Sequence[Part]) -> None:
     """Write them into the tables, in the caller's transaction."""
-    tails = _tails(connection, [part for part in parts if part.rows and part.rows[0][0] > 1])
+    tails = _tails(connection, [part for part in parts if part.rows and part.rows[0].seq > 1])
     messages: list[tuple[int | bytes, ...]] = []
     dialogs: list[tuple[int, ...]] = []
     for _, state, rows, _, _ in parts:
-        low, _, conversation = state[:3]
         if rows:
-            messages += chunks(conversation, low, rows, tails.get(conversation))
+            messages += chunks(state.number, state.low, rows, tails.get(state.number))
         dialogs += sides_of(state)
     messages.sort(key=lambda chunk: chunk[0])
     # Each in the order of its keys: neighbours share pages, and a page is found again while it's warm.
@@ -184,6 +183,6 @@ def file(connection: apsw.Connection, identities: Identities, parts: Sequence[Pa
 
 def _tails(connection: apsw.Connection, parts: Iterable[Part]) -> dict[int, Chunk]:
     """The conversations' last chunks, by the conversation, of those that have room for more."""
-    wanted = array("q", [part.state[2] for part in parts])
+    wanted = array("q", [part.state.number for part in parts])
     found: Any = connection.execute(_TAILS, (apsw.carray(wanted),)) if wanted else ()
     return {row[0]: Chunk(*row[1:]) for row in found}

@@ -75,15 +75,15 @@ class Identities:
             hashlib.blake2b(digest_size=SEQ_BITS // 8, key=salt, person=side) for side in (b"low", b"high")
         )
 
-    def of(self, conversation: int, low: int, rows: Iterable[MessageRow]) -> list[int]:
+    def of(self, conversation: int, low: int, rows: Iterable[MessageRow]) -> tuple[int, ...]:
         """The identities of a conversation's messages. `low` is the key of its low side: each side has hashes of its own."""
         base, of_low, of_high = conversation << SEQ_BITS, self._of_low, self._of_high
         found = []
         for row in rows:
-            digest = of_low.copy() if row[2] == low else of_high.copy()
-            digest.update(row[3].encode())
+            digest = of_low.copy() if row.sender == low else of_high.copy()
+            digest.update(row.id.encode())
             found.append(base | int.from_bytes(digest.digest()))
-        return found
+        return tuple(found)
 
     def known(self, identities: Sequence[int]) -> set[int]:
         """Those of them that some message on disk has, which may be another one."""
@@ -99,11 +99,11 @@ class Identities:
         for _, state, rows, identities, _ in parts:
             if not rows:
                 continue
-            low, _, conversation, last = state[:4]
-            identities = identities or self.of(conversation, low, rows)
-            is_long = last > LONG
-            (recent if is_long else settled).extend(zip(identities, [row[0] for row in rows], strict=True))
-            if is_long and _turn(conversation, rows[0][0] - 1) < _turn(conversation, last):
+            conversation = state.number
+            identities = identities or self.of(conversation, state.low, rows)
+            is_long = state.seq > LONG
+            (recent if is_long else settled).extend(zip(identities, [row.seq for row in rows], strict=True))
+            if is_long and _turn(conversation, rows[0].seq - 1) < _turn(conversation, state.seq):
                 moving.append(conversation)
         # Each in the order of its keys: neighbours share pages, and a page is found again while it's warm.
         _INSERT.run(self._connection, sorted(settled))
@@ -119,8 +119,8 @@ class Identities:
         found: Any = self._connection.execute(_CANDIDATES, asked)
         for seq, messages in found:
             rows = decode(messages)
-            place = int(seq) - rows[0][0]
-            if place < len(rows) and rows[place][2] == sender and rows[place][3] == id:
+            place = int(seq) - rows[0].seq
+            if place < len(rows) and rows[place].sender == sender and rows[place].id == id:
                 return rows[place]
         return None
 

@@ -48,12 +48,11 @@ def unfiled(connection: apsw.Connection) -> list[Conversation]:
     row: Any
     for row in connection.execute(_ROWS):
         for state, rows in _decode(row[1]):
-            pair = state[0], state[1]
+            pair = state.low, state.high
             conversation = found.get(pair)
             if conversation is None:
                 conversation = found[pair] = Conversation(*pair)
-                conversation.rows = []
                 filed[pair] = int(str(connection.execute(_FILED, pair).get or 0))
             conversation.state = state
-            conversation.rows += [each for each in rows or () if each[0] > filed[pair]]
+            conversation.rows += tuple([each for each in rows or () if each.seq > filed[pair]])
     return list(found.values())

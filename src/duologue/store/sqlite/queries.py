@@ -189,8 +189,16 @@ def _person(connection: apsw.Connection, user: str) -> tuple[int, int]:
 
 def _messages(me: int, user: str, peer: str, rows: Sequence[MessageRow]) -> tuple[Message, ...]:
     return tuple(
-        Message(user if sender == me else peer, peer if sender == me else user, id, seq, rev, at, content)
-        for seq, rev, sender, id, at, _, _, content in rows
+        Message(
+            user if row.sender == me else peer,
+            peer if row.sender == me else user,
+            row.id,
+            row.seq,
+            row.rev,
+            row.at,
+            row.content,
+        )
+        for row in rows
     )
 
 

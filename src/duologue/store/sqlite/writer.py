@@ -209,13 +209,13 @@ class Writer:
             for row, identity in zip(conversation.added or (), conversation.fresh, strict=True):
                 if identity not in suspected:
                     continue
-                sender, id = row[2], row[3]
+                sender, id = row.sender, row.id
                 first = _find(conversation.rows, sender, id) if conversation.changes else None
                 first = first or self._identities.find(conversation.number, identity, sender, id)
                 if first is not None:
-                    seq, rev, _, _, at, sender_version, recipient_version, content = first
-                    key = conversation.low, conversation.high, sender, id
-                    found[key] = Stored(seq, rev, at, sender_version, recipient_version, content)
+                    found[conversation.low, conversation.high, sender, id] = Stored(
+                        first.seq, first.rev, first.at, first.sender_version, first.recipient_version, first.content
+                    )
         return found
 
     def _write_one_offs(self, works: Sequence[OneOff]) -> int:
@@ -307,21 +307,22 @@ class Writer:
             yield user, Account(key, name, max(version, self._young.version(user, key)))
 
     def _load_conversations(self, pairs: Sequence[Pair]) -> Iterable[Conversation]:
-        young = self._young.conversations
         stored: dict[Pair, Conversation] = {}
         row: Any
-        for row in self._connection.execute(_HEADS, (_text([pair for pair in pairs if pair not in young]),)):
-            *head, number = row
-            stored[row[0], row[1]] = Conversation(*head, number=number)
+        for row in self._connection.execute(_HEADS, (_text([pair for pair in pairs if not self._young.find(*pair)]),)):
+            low, high, seq, rev, received, read, peer_received, peer_read, number = row
+            stored[low, high] = Conversation(
+                low, high, seq, rev, received, read, peer_received, peer_read, number=number
+            )
         for pair in pairs:
-            conversation = young.get(pair)
+            conversation = self._young.find(*pair)
             if conversation is not None:
                 conversation.reset()
             yield conversation or stored.get(pair) or Conversation(*pair)
 
 
 def _find(rows: Sequence[MessageRow], sender: int, id: str) -> MessageRow | None:
-    return next((row for row in rows if row[3] == id and row[2] == sender), None)
+    return next((row for row in rows if row.id == id and row.sender == sender), None)
 
 
 def _text(rows: Sequence[object]) -> str:

@@ -12,19 +12,39 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from duologue.store.ledger import Head, MessageRow, Pair
+import msgspec
+
+from duologue.store.ledger import Head, MessageRow
 
 PER_MESSAGE: Final = 2_500
 """Characters that a message counts for besides its own (`bulk_of`): to file one takes 10 to 35 microseconds, with 8,000
 characters some 60 more. Counted for less, a few long messages would have many short ones filed after each batch."""
 
-HeadState = tuple[int, int, int, int, int, int, int, int, int, int, int]
-"""low, high, number, seq, rev, low received, low read, high received, high read, low version, high version."""
+
+class HeadState(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A conversation as of some commit, both sides."""
+
+    low: int
+    high: int
+    number: int
+    seq: int
+    rev: int
+    low_received: int
+    low_read: int
+    high_received: int
+    high_read: int
+    low_version: int
+    high_version: int
 
 
-Known = tuple[HeadState, list[MessageRow]]
-"""A conversation's state, and the messages of it that aren't in a table yet. Later ones may follow in the list, which isn't
-copied, for it only grows: `rows_of` leaves them out."""
+Known = tuple[HeadState, tuple[MessageRow, ...]]
+"""A conversation's state, and its last messages, which aren't in a table yet."""
+
+NO_STATE: Final = HeadState(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+"""Of a conversation that isn't young."""
+
+_KEY_BITS: Final = 32
+"""Of a person's key; two of them make one integer, which the garbage collector has no business with."""
 
 
 class Conversation(Head):
@@ -34,27 +54,22 @@ class Conversation(Head):
     young: they are heads in the ledger's cache, and have no more than those need.
     """
 
-    __slots__ = ("changes", "fresh", "identities", "number", "rows", "state")
-
-    state: HeadState
-    """As of the last commit. This and the next two are there while it's young, and only then."""
-    rows: list[MessageRow]
+    number: int = 0
+    """What its keys in the tables begin with; 0 until it has one."""
+    fresh: tuple[int, ...] = ()
+    """The identities of `added`, in their order."""
+    changes: int = 0
+    """Batches that changed it while it was young; 0 if it isn't."""
+    state: HeadState = NO_STATE
+    """As of the last commit. This and the next two say something while it's young, and only then."""
+    rows: tuple[MessageRow, ...] = ()
     """Its messages that are in no table yet."""
-    identities: list[int]
+    identities: tuple[int, ...] = ()
     """Theirs, in their order."""
-
-    def __init__(self, low: int, high: int, *head: int, number: int = 0) -> None:
-        super().__init__(low, high, *head)
-        self.number = number
-        """What its keys in the tables begin with; 0 until it has one."""
-        self.fresh: Sequence[int] = ()
-        """The identities of `added`, in their order."""
-        self.changes = 0
-        """Batches that changed it while it was young; 0 if it isn't."""
 
     def current(self) -> HeadState:
         """Its state, of the batch that is being entered."""
-        return (
+        return HeadState(
             self.low, self.high, self.number, self.seq, self.rev, self.low_received, self.low_read, self.high_received,
             self.high_read, self.low_version, self.high_version,
         )  # fmt: skip
@@ -64,13 +79,13 @@ class Conversation(Head):
         (
             _, _, self.number, self.seq, self.rev, self.low_received, self.low_read, self.high_received, self.high_read,
             self.low_version, self.high_version,
-        ) = self.state  # fmt: skip
+        ) = msgspec.structs.astuple(self.state)  # fmt: skip
 
     def clear(self) -> None:
         """All of it is in the tables: keep what a head needs."""
         self.changes, self.fresh = 0, ()
         self.low_id = self.high_id = ""
-        del self.state, self.rows, self.identities
+        self.state, self.rows, self.identities = NO_STATE, (), ()
 
 
 class Part(NamedTuple):
@@ -92,15 +107,15 @@ class Part(NamedTuple):
         rows, identities = conversation.rows, conversation.identities
         if bulk_of(len(rows), 0) <= room:
             # Mostly it's all of them: measured in one pass.
-            characters = sum([len(row[7]) for row in rows])
+            characters = sum([len(row.content) for row in rows])
             if bulk_of(len(rows), characters) <= room:
                 return cls(conversation, conversation.state, rows, identities, characters)
         characters = 0
         for place, row in enumerate(rows):
-            if place and bulk_of(place + 1, characters + len(row[7])) > room:
+            if place and bulk_of(place + 1, characters + len(row.content)) > room:
                 state = state_at(conversation.state, rows[place - 1])
                 return cls(conversation, state, rows[:place], identities[:place], characters)
-            characters += len(row[7])
+            characters += len(row.content)
         return cls(conversation, conversation.state, rows, identities, characters)
 
 
@@ -109,7 +124,8 @@ class Young:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.conversations: dict[Pair, Conversation] = {}
+        self.conversations: dict[int, Conversation] = {}
+        """By `_key`."""
         self.identities: set[int] = set()
         self.messages = 0
         self.characters = 0
@@ -126,24 +142,24 @@ class Young:
         with self.lock:
             self.changes += len(touched)
             for conversation, state in zip(touched, states, strict=True):
+                added = conversation.added
                 if not conversation.changes:
                     self._enter(conversation)
                 conversation.changes += 1
                 conversation.state = state
-                added = conversation.added
                 if added:
-                    conversation.rows += added
+                    # Tuples, to which a batch adds some at once: those the garbage collector lets go of after one look.
+                    conversation.rows += tuple(added)
                     conversation.identities += conversation.fresh
                     self.messages += len(added)
                     for row in added:
-                        characters += len(row[7])
+                        characters += len(row.content)
         self.characters += characters
         self.last_characters = characters
         self.identities.update(itertools.chain.from_iterable([each.fresh for each in touched]))
 
     def _enter(self, conversation: Conversation) -> None:
-        conversation.rows, conversation.identities = [], []
-        self.conversations[conversation.low, conversation.high] = conversation
+        self.conversations[_key(conversation.low, conversation.high)] = conversation
         low, high = conversation.low_id, conversation.high_id
         self._of_user.setdefault(low, {})[high] = conversation
         self._of_user.setdefault(high, {})[low] = conversation
@@ -162,11 +178,11 @@ class Young:
                 conversation.clear()
             else:
                 done = len(part.rows)
-                conversation.rows = conversation.rows[done:]  # another list, for readers may have this one
-                del conversation.identities[:done]
+                conversation.rows = conversation.rows[done:]
+                conversation.identities = conversation.identities[done:]
 
     def _leave(self, conversation: Conversation) -> None:
-        del self.conversations[conversation.low, conversation.high]
+        del self.conversations[_key(conversation.low, conversation.high)]
         low, high = conversation.low_id, conversation.high_id
         for user, peer in {(low, high), (high, low)}:
             of_user = self._of_user[user]
@@ -177,6 +193,10 @@ class Young:
     def of(self, user: str) -> Mapping[str, Known]:
         """The user's, by the peer's id. The caller holds the lock: for thousands of conversations half a millisecond."""
         return {peer: (each.state, each.rows) for peer, each in self._of_user.get(user, {}).items()}
+
+    def find(self, low: int, high: int) -> Conversation | None:
+        """The conversation between these two, if it's in here. The caller is the writer."""
+        return self.conversations.get(_key(low, high))
 
     def version(self, user: str, key: int) -> int:
         """The user's last version in here, or 0. `key` is the user's own. The caller is the writer."""
@@ -189,10 +209,8 @@ def bulk_of(messages: int, characters: int) -> int:
     return messages * PER_MESSAGE + characters
 
 
-def rows_of(known: Known) -> Sequence[MessageRow]:
-    """The messages up to the last one of the state."""
-    state, rows = known
-    return rows[: state[3] - rows[0][0] + 1] if rows else ()
+def _key(low: int, high: int) -> int:
+    return low << _KEY_BITS | high
 
 
 def version_of(known: Known, me: int) -> int:
@@ -201,25 +219,24 @@ def version_of(known: Known, me: int) -> int:
 
 
 def version_in(state: HeadState, me: int) -> int:
-    return state[9] if state[0] == me else state[10]
+    return state.low_version if state.low == me else state.high_version
 
 
 def state_at(state: HeadState, row: MessageRow) -> HeadState:
     """A conversation as of one of its messages, given a later state. Positions may be later ones, but none beyond the message."""
-    low, high, conversation, _, _, low_received, low_read, high_received, high_read, _, _ = state
-    seq, rev, sender, _, _, mine, theirs, _ = row
-    low_version, high_version = (mine, theirs) if sender == low else (theirs, mine)
-    return (
-        low, high, conversation, seq, rev, min(low_received, seq), min(low_read, seq), min(high_received, seq),
-        min(high_read, seq), low_version, high_version,
+    seq, low_version, high_version = row.seq, row.sender_version, row.recipient_version
+    if row.sender != state.low:
+        low_version, high_version = high_version, low_version
+    return HeadState(
+        state.low, state.high, state.number, seq, row.rev, min(state.low_received, seq), min(state.low_read, seq),
+        min(state.high_received, seq), min(state.high_read, seq), low_version, high_version,
     )  # fmt: skip
 
 
 def sides_of(state: HeadState) -> Iterator[tuple[int, ...]]:
     """Its rows in `dialog`, one for each side."""
-    low, high, conversation, seq, rev, low_received, low_read, high_received, high_read, low_version, high_version = (
-        state
-    )
-    yield low, high, seq, rev, low_received, low_read, high_received, high_read, low_version, conversation
+    low, high, number, seq, rev, *positions, low_version, high_version = msgspec.structs.astuple(state)
+    mine, theirs = positions[:2], positions[2:]
+    yield low, high, seq, rev, *mine, *theirs, low_version, number
     if low != high:
-        yield high, low, seq, rev, high_received, high_read, low_received, low_read, high_version, conversation
+        yield high, low, seq, rev, *theirs, *mine, high_version, number
