@@ -26,6 +26,7 @@ from duologue.wire import (
     Event,
     Limits,
     Namespaces,
+    Refuser,
     Schemas,
     TypedEvent,
     Violation,
@@ -42,6 +43,7 @@ from duologue.wire.socketio import Announced, decode
 LIMITS: Final = Limits(payload_packets=100, fragments=16, namespaces=4)
 
 _SCHEMAS: Final = Schemas(ARGUMENTS, LIMITS)
+_OVERLOADED: Final = Schemas(ARGUMENTS, LIMITS, dict.fromkeys(ARGUMENTS, Refuser(lambda: "no", lambda _: b"[]")))
 
 SEPARATOR: Final = b"\x1e"
 BINARY_MARK: Final = b"b"
@@ -117,6 +119,10 @@ def socketio_connection(data: bytes) -> None:
         else:
             typed = None if connection.schemas is None else connection.schemas.decode(b"4" + packet)
             received = connection.receive_text(b"4" + packet)
+            if isinstance(refused := _OVERLOADED.decode(b"4" + packet), bytes):
+                answer = decode(refused, LIMITS)
+                assert isinstance(answer, Ack)
+                assert refused == encode_ack(answer.ack_id)
             if isinstance(typed, TypedEvent):
                 assert isinstance(received, Event)
                 assert (received.name, received.ack_id) == (typed.name, typed.ack_id)

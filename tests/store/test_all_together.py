@@ -236,7 +236,7 @@ class Life:
             else:
                 # One of very many, and for a long time.
                 assert not head.changes
-                assert not head.rows + head.identities + head.fresh
+                assert not any((head.rows, head.identities, head.fresh))
                 assert head.state is NO_STATE
                 assert not head.low_id + head.high_id
 

@@ -205,6 +205,7 @@ class Gateway:
 
     def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
         client: Client = socket.data
+        # As in `on_event`; a function for both would cost each message a call.
         refused = Refusal(Code.UNAVAILABLE, _DRAINING) if self._draining else client.sender.spend()
         if refused is not None:
             refuse(client, name, ack_id, refused, _id_of(argument))

@@ -25,7 +25,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-class MessageRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class MessageRow(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
     """A message as it's stored. Not tracked by the garbage collector, which would look at each of tens of thousands."""
 
     seq: int

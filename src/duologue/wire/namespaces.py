@@ -74,7 +74,7 @@ class Namespaces:
     After a `Violation` the connection is to be closed and the object not used any more. Holds at most one unfinished
     binary packet, of at most `Limits.attachment_bytes`.
 
-    An application with types for its events asks `schemas`, while there are any, before it feeds a text message.
+    An application with types for its events asks `schemas.decode`, while there are any, and feeds what that returns None for.
     """
 
     __slots__ = ("_announced", "_attachments", "_limits", "_schemas", "_states", "schemas")
@@ -83,7 +83,7 @@ class Namespaces:
         self._limits = limits
         self._schemas = schemas
         self.schemas: Schemas | None = None
-        """The same, while the next text message may be an event of the main namespace: what they take is received already."""
+        """The same, while the next text message may be an event of the main namespace."""
         self._states: dict[str, State] = {}
         self._announced: Announced | None = None
         self._attachments: list[bytes] | None = None

@@ -1,9 +1,9 @@
 """Known events in one pass: the packet's name, ack id and one argument, decoded straight into a struct.
 
-A short cut beside `socketio.decode`, never another opinion: what isn't an event of the main namespace with exactly one
-argument, an object with no other fields than the struct that its name asks for, is declined, and the general decoder says
-what is wrong with it, if anything. So depth and UTF-8 need no look of their own here: a struct without `Any` bounds the
-one, and msgspec has read every string.
+A short cut beside `socketio.decode`, never another opinion (but for what a `Refuser` turns away): what isn't an event
+of the main namespace with exactly one argument, an object with no other fields than the struct that its name asks for,
+is declined, and the general decoder says what is wrong with it, if anything. So depth and UTF-8 need no look of their
+own here: a struct without `Any` bounds the one, and msgspec has read every string.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Refuser(NamedTuple):
 
 
 _EVENT = 0x32
+_ZERO = 0x30
 
 
 class TypedEvent(msgspec.Struct, gc=False):
@@ -40,9 +41,9 @@ class TypedEvent(msgspec.Struct, gc=False):
 class Schemas:
     """The types of the events that an application knows, by name. Names are ASCII without quotes and backslashes.
 
-    An application that is overloaded refuses more than it takes, and that takes no more than the ack's id: an event's
-    `Refuser`, where it has one, is asked each time that an ack is wanted. What is refused by it isn't looked at, not even for
-    being JSON, and the application doesn't hear of it.
+    An application that is overloaded refuses more than it accepts, and needs no more than the ack's id for that: an event's
+    `Refuser`, where it has one, is asked each time that an ack is wanted (but for one whose id begins with 0). What it refuses
+    isn't looked at, not even for being JSON, and the application doesn't hear of it.
     """
 
     __slots__ = ("_known", "_name", "_start")
@@ -78,7 +79,8 @@ class Schemas:
             digits = packet[2:start]
             if not digits.isdigit():
                 return None
-            if refuser is not None and (refusal := refuser.ask()) is not None:
+            # The answer has the digits as they came, so they have to be those of a number.
+            if refuser is not None and digits[0] != _ZERO and (refusal := refuser.ask()) is not None:
                 return b"43" + digits + refuser.answer(refusal)
             ack_id = int(digits)
         try:

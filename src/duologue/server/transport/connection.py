@@ -80,17 +80,17 @@ class Connection:
 
     def on_text(self, packet: bytes) -> None:
         schemas = self._namespaces.schemas
-        received = None if schemas is None else schemas.decode(packet)
-        if received is None:
-            self._dispatch(self._namespaces.receive_text(packet))
-        elif isinstance(received, bytes):
-            self.session.send(encode_frame(received))
-        else:
-            try:
+        try:
+            received = None if schemas is None else schemas.decode(packet)
+            if received is None:
+                self._dispatch(self._namespaces.receive_text(packet))
+            elif isinstance(received, bytes):
+                self.session.send(encode_frame(received))
+            else:
                 # There are typed events only with a handler, and in the main namespace.
                 self._typed.handler(self._sockets[MAIN], received.name, received.argument, received.ack_id)  # type: ignore[union-attr]
-            except Exception as error:
-                self._failed(error)
+        except Exception as error:
+            self._failed(error)
 
     def on_binary(self, content: bytes) -> None:
         self._dispatch(self._namespaces.receive_binary(content))

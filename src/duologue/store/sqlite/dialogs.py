@@ -14,7 +14,7 @@ import msgspec
 from duologue.domain.model import Positions, User
 from duologue.store.ledger import MessageRow
 from duologue.store.sqlite.chunks import SEQ_BITS, decode
-from duologue.store.sqlite.young import Known, version_in, version_of
+from duologue.store.sqlite.young import Known, rows_of, version_in, version_of
 
 MAX_VERSION: Final = 2**63 - 1
 """Above every version: no bound."""
@@ -191,12 +191,12 @@ def _peer(me: int, known: Known) -> int:
 
 
 def _of_state(me: int, peer: User, known: Known) -> Dialog:
-    state, young = known
+    state, _ = known
     mine, theirs = Positions(state.low_received, state.low_read), Positions(state.high_received, state.high_read)
     if state.low != me:
         mine, theirs = theirs, mine
     version = version_in(state, me)
-    return Dialog(_peer(me, known), peer, version, state.seq, state.rev, mine, theirs, state.number, young)
+    return Dialog(_peer(me, known), peer, version, state.seq, state.rev, mine, theirs, state.number, rows_of(known))
 
 
 def _dialog(key: int, peer: User, row: Sequence[int], young: Sequence[MessageRow]) -> Dialog:

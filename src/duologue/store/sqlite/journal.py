@@ -44,6 +44,7 @@ def is_empty(connection: apsw.Connection) -> bool:
 def unfiled(connection: apsw.Connection) -> list[Conversation]:
     """What the tables lack. Some of a row may be in them: conversations are filed one after another."""
     found: dict[Pair, Conversation] = {}
+    gathered: dict[Pair, list[MessageRow]] = {}
     filed: dict[Pair, int] = {}
     row: Any
     for row in connection.execute(_ROWS):
@@ -52,7 +53,10 @@ def unfiled(connection: apsw.Connection) -> list[Conversation]:
             conversation = found.get(pair)
             if conversation is None:
                 conversation = found[pair] = Conversation(*pair)
+                gathered[pair] = []
                 filed[pair] = int(str(connection.execute(_FILED, pair).get or 0))
             conversation.state = state
-            conversation.rows += tuple([each for each in rows or () if each.seq > filed[pair]])
+            gathered[pair] += [each for each in rows or () if each.seq > filed[pair]]
+    for pair, conversation in found.items():
+        conversation.rows = gathered[pair]
     return list(found.values())

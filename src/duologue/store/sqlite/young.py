@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,7 +21,7 @@ PER_MESSAGE: Final = 2_500
 characters some 60 more. Counted for less, a few long messages would have many short ones filed after each batch."""
 
 
-class HeadState(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class HeadState(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
     """A conversation as of some commit, both sides."""
 
     low: int
@@ -37,14 +37,22 @@ class HeadState(msgspec.Struct, array_like=True, frozen=True, gc=False):
     high_version: int
 
 
-Known = tuple[HeadState, tuple[MessageRow, ...]]
-"""A conversation's state, and its last messages, which aren't in a table yet."""
+Known = tuple[HeadState, Sequence[MessageRow]]
+"""A conversation's state, and its last messages, which aren't in a table yet. Later ones may follow if there are many, for then
+it's a list that isn't copied but only grows: `rows_of` leaves them out."""
 
 NO_STATE: Final = HeadState(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 """Of a conversation that isn't young."""
 
 _KEY_BITS: Final = 32
-"""Of a person's key; two of them make one integer, which the garbage collector has no business with."""
+"""Of a person's key, which are given out from 1 on; two of them make one integer, which the garbage collector has no business
+with."""
+
+FEW: Final = 64
+"""Up to so many messages of a conversation are in a tuple, made anew by each batch, for the garbage collector lets go of a tuple
+of structs after one look. What has more of them is a list."""
+
+T = TypeVar("T")
 
 
 class Conversation(Head):
@@ -62,9 +70,9 @@ class Conversation(Head):
     """Batches that changed it while it was young; 0 if it isn't."""
     state: HeadState = NO_STATE
     """As of the last commit. This and the next two say something while it's young, and only then."""
-    rows: tuple[MessageRow, ...] = ()
+    rows: Sequence[MessageRow] = ()
     """Its messages that are in no table yet."""
-    identities: tuple[int, ...] = ()
+    identities: Sequence[int] = ()
     """Theirs, in their order."""
 
     def current(self) -> HeadState:
@@ -148,9 +156,8 @@ class Young:
                 conversation.changes += 1
                 conversation.state = state
                 if added:
-                    # Tuples, to which a batch adds some at once: those the garbage collector lets go of after one look.
-                    conversation.rows += tuple(added)
-                    conversation.identities += conversation.fresh
+                    conversation.rows = _grown(conversation.rows, added)
+                    conversation.identities = _grown(conversation.identities, conversation.fresh)
                     self.messages += len(added)
                     for row in added:
                         characters += len(row.content)
@@ -178,7 +185,7 @@ class Young:
                 conversation.clear()
             else:
                 done = len(part.rows)
-                conversation.rows = conversation.rows[done:]
+                conversation.rows = conversation.rows[done:]  # another list, for readers may have this one
                 conversation.identities = conversation.identities[done:]
 
     def _leave(self, conversation: Conversation) -> None:
@@ -211,6 +218,20 @@ def bulk_of(messages: int, characters: int) -> int:
 
 def _key(low: int, high: int) -> int:
     return low << _KEY_BITS | high
+
+
+def rows_of(known: Known) -> Sequence[MessageRow]:
+    """The messages up to the last one of the state."""
+    state, rows = known
+    return rows[: state.seq - rows[0].seq + 1] if rows else ()
+
+
+def _grown(items: Sequence[T], added: Sequence[T]) -> Sequence[T]:
+    """All of them; `items` is not to be used any more."""
+    if type(items) is list:
+        items += added
+        return items
+    return (*items, *added) if len(items) + len(added) <= FEW else [*items, *added]
 
 
 def version_of(known: Known, me: int) -> int:

@@ -1,0 +1,129 @@
+"""An application that refuses before it reads: whom the transports answer for it, and whom not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from duologue.server.transport import Socket, SocketServer
+from duologue.wire import Refuser
+from tests.support.pipe import Pipe
+
+pytestmark = pytest.mark.asyncio
+
+VIOLATION = 1002
+
+
+class Note(msgspec.Struct):
+    text: str
+
+
+class Quiet:
+    """Accepts nobody by itself."""
+
+    def __init__(self) -> None:
+        self.sockets: list[Socket] = []
+        self.events: list[str] = []
+
+    def on_connect(self, socket: Socket, auth: msgspec.Raw | None) -> None:
+        self.sockets.append(socket)
+
+    def on_event(self, socket: Socket, name: str, *rest: Any) -> None:
+        self.events.append(name)
+
+    def on_disconnect(self, socket: Socket, reason: str) -> None:
+        pass
+
+
+class Overloaded:
+    """A server that refuses every `note`, and a client of it."""
+
+    def __init__(self, answer: bytes = b'["no"]') -> None:
+        self.app = Quiet()
+        self.server = SocketServer(
+            self.app,
+            types={"note": Note, "other": Note},
+            on_typed_event=self.app.on_event,
+            refusals={"note": Refuser(lambda: "why", self._answer)},
+        )
+        self.answer: bytes | None = answer
+
+    def _answer(self, why: str) -> bytes:
+        assert why == "why"
+        assert self.answer is not None, "made up"
+        return self.answer
+
+    def client(self) -> Pipe:
+        return Pipe(self.server)
+
+
+@pytest_asyncio.fixture
+async def overloaded() -> AsyncIterator[Overloaded]:
+    made = Overloaded()
+    await made.server.start()
+    yield made
+    await made.server.stop()
+
+
+def note(client: Pipe, packet: bytes = b'421["note",{"text":"hi"}]') -> None:
+    client._say(packet)
+
+
+async def accepted(overloaded: Overloaded) -> Pipe:
+    client = overloaded.client()
+    client.connect({})
+    overloaded.app.sockets[-1].accept()
+    await client.until(lambda: client.accepted)
+    return client
+
+
+async def test_a_connected_peer_is_answered_and_the_application_not_asked(overloaded: Overloaded) -> None:
+    client = await accepted(overloaded)
+    for _ in range(3):
+        assert await client.ask("note", {"text": "hi"}) == "no"
+    client.emit("other", {"text": "hi"})
+    client.emit("note", {"text": "without an ack"}, ack=False)
+    assert overloaded.app.events == ["other", "note"]
+    assert client.broken == []
+
+
+async def test_nobody_else_is(overloaded: Overloaded) -> None:
+    before_connect = overloaded.client()
+    note(before_connect)
+    asked = overloaded.client()
+    asked.connect({})
+    note(asked)
+    left = await accepted(overloaded)
+    left._say(b"41")
+    note(left)
+    amid = await accepted(overloaded)
+    amid._say(b'451-["x",{"_placeholder":true,"num":0}]')
+    note(amid)
+    for client in (before_connect, asked, left, amid):
+        assert client.closed == VIOLATION
+        assert client.acks == {}
+
+
+async def test_after_the_servers_goodbye_what_was_under_way_is_dropped(overloaded: Overloaded) -> None:
+    client = await accepted(overloaded)
+    overloaded.app.sockets[-1].disconnect()
+    note(client)
+    await client.until(lambda: client.dismissed)
+    assert client.closed is None
+    assert client.acks == {}
+
+
+async def test_a_refuser_that_fails_costs_its_own_connection(
+    overloaded: Overloaded, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, other = await accepted(overloaded), await accepted(overloaded)
+    overloaded.answer = None
+    note(client)
+    assert client.closed == 1011
+    assert "the application failed" in caplog.text
+    overloaded.answer = b'["no"]'
+    assert await other.ask("note", {"text": "hi"}) == "no"
