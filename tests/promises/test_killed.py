@@ -49,7 +49,7 @@ async def run_against(server: ServerProcess, rng: random.Random, times: int, har
 @pytest.mark.timeout(240)
 async def test_some_kills(start_server: StartServer, rng: random.Random) -> None:
     # A node of several dies in tests/nodes as well.
-    await kill_again_and_again(start_server(), rng, 3 if start_server.one_node else 6)
+    await kill_again_and_again(start_server(), rng, 2 if start_server.one_node else 4)
 
 
 @pytest.mark.torture
@@ -68,4 +68,4 @@ async def test_restarts_under_load(start_server: StartServer, rng: random.Random
         assert server.terminate() == 0
         assert time.monotonic() - began < 10
 
-    await run_against(server, rng, 4, terminate)
+    await run_against(server, rng, 3, terminate)
