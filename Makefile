@@ -18,21 +18,18 @@ cluster: ## three nodes, PostgreSQL, NATS and nginx on this machine, to play wit
 test: ## everything that CI checks, in a few minutes
 	@scripts/setup test
 	@$(MAKE) --no-print-directory style
-	@echo "three runs side by side, each shown when it has ended"
-	@$(MAKE) --no-print-directory -j3 --output-sync=target test-parts test-nodes test-promises
+	@echo "two runs side by side, each shown when it has ended"
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-alone test-nodes
 
-# Most tests wait for something most of the time, so three at once take little longer than one. 5: nothing fits ARGS here.
+# Most tests wait for something most of the time, so two at once take little longer than one. 5: nothing fits ARGS here.
 NODES := tests/nodes tests/store
-PROMISES := tests/promises
-.PHONY: test-parts test-nodes test-promises
+.PHONY: test-alone test-nodes
 # Hundreds of servers are started: each would compile all of it again where the environment forbids to keep what's compiled.
-test-parts test-nodes test-promises: export PYTHONDONTWRITEBYTECODE :=
-test-parts:
-	$(PYTHON) -m pytest -m "not torture" $(patsubst %,--ignore=%,$(NODES) $(PROMISES) tests/browser) $(ARGS) || [ $$? = 5 ]
+test-alone test-nodes: export PYTHONDONTWRITEBYTECODE :=
+test-alone:
+	$(PYTHON) -m pytest -m "not torture" --ignore=tests/browser $(NODES:%=--ignore=%) $(ARGS) || [ $$? = 5 ]
 test-nodes:
 	$(PYTHON) -m pytest -m "not torture" $(NODES) $(ARGS) || [ $$? = 5 ]
-test-promises:
-	$(PYTHON) -m pytest -m "not torture" $(PROMISES) $(ARGS) || [ $$? = 5 ]
 # In a process of their own: Playwright keeps an event loop running for the rest of it, in which no other test could start one.
 	$(PYTHON) -m pytest tests/browser $(ARGS) || [ $$? = 5 ]
 
