@@ -189,7 +189,7 @@ async def test_long_messages_of_one_conversation_are_filed_a_few_at_a_time(
 async def test_a_sweep_is_spread_over_the_batches_that_come_meanwhile(
     ready: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends when about half as much has come as it files, not in a burst, however small the batches."""
+    """It files `FILED_PER_NEW` times as much as comes, not in a burst, however small the batches."""
     monkeypatch.setattr(filing, "RIPE", 400)
     monkeypatch.setattr(filing, "PORTION", 10 * (PER_MESSAGE + 4))
     monkeypatch.setattr(committer, "LEISURE", 60.0)
@@ -206,7 +206,7 @@ async def test_a_sweep_is_spread_over_the_batches_that_come_meanwhile(
     assert sum(filed) <= 10
     for number in range(400, 500):
         await ready.commit(PendingMessage(ANN.id, BOB.id, f"id {number}", "text", None))
-    assert 150 <= sum(filed) <= 210
+    assert 130 <= sum(filed) <= 160
     assert max(filed) <= 12
 
 

@@ -24,8 +24,8 @@ from duologue.store.sqlite.identities import Identities
 from duologue.store.sqlite.young import Conversation, Part, Young, bulk_of, sides_of
 
 RIPE: Final = 32_768
-"""Messages in memory at which a sweep begins; about twice as many at most are there, and are read at a start after a
-crash. With more of them fewer pages are written (docs/decisions/store-sqlite.md)."""
+"""Messages in memory at which a sweep begins. The journal has two or three times as many at most, which are read at a start after
+a crash. With more of them fewer pages are written (docs/decisions/store-sqlite.md)."""
 
 RIPE_CHARACTERS: Final = 8_000_000
 """Characters of messages at which a sweep begins: they may be long."""
@@ -36,13 +36,13 @@ RIPE_CHANGES: Final = 65_536
 MOST: Final = 4
 """Times the above at which writes are refused, for the tables can't be written: the disk is full, or the database locked."""
 
-FILED_PER_NEW: Final = 2
-"""Times as much is filed as batches bring while a sweep is under way, so that it ends before the next is due, and no sooner than
-it has to: what is written at once is moved into the database at once, and somebody waits for it."""
+FILED_PER_NEW: Final = 1.5
+"""Times as much is filed as batches bring while a sweep is under way. The less, the shorter do they wait for it: at twice as much
+the writer filed for more than half of each second of a sweep. But the less, the longer is the journal when it ends."""
 
-PORTION: Final = 120_000
-"""Filed at once at least, for a transaction has its price: bulk as `bulk_of` has it, 46 messages of 100 characters, or 11 of
-8,000; about a millisecond. A conversation that has more is filed in parts."""
+PORTION: Final = 50_000
+"""Filed at once at least, for a transaction has its price: bulk as `bulk_of` has it, 19 messages of 100 characters, or 5 of
+8,000; half a millisecond. A conversation that has more is filed in parts."""
 
 SPREAD: Final = 8
 """Of what is due beyond a portion, after a burst or under load, an eighth is filed at once and the rest with the batches that
@@ -95,7 +95,7 @@ class Filing:
             if not self._is_ripe():
                 return
             self._begin_sweep(number)
-        self._due += FILED_PER_NEW * bulk_of(size, self._young.last_characters)
+        self._due += int(FILED_PER_NEW * bulk_of(size, self._young.last_characters))
         if self._due >= PORTION or self.overdue:
             room = max(PORTION, self._due // SPREAD)
             self._due = max(0, self._due - room)
