@@ -112,12 +112,12 @@ def socketio_packet(data: bytes) -> None:
 
 def socketio_connection(data: bytes) -> None:
     """A connection's packets in order, separated by the separator; binary ones begin with `b`, as in a payload."""
-    connection = Namespaces(LIMITS, _SCHEMAS)
+    connection = Namespaces(LIMITS)
     for packet in data.split(SEPARATOR):
         if packet.startswith(BINARY_MARK):
             received = connection.receive_binary(packet[1:])
         else:
-            typed = None if connection.schemas is None else connection.schemas.decode(b"4" + packet)
+            typed = _SCHEMAS.decode(b"4" + packet) if connection.open else None
             received = connection.receive_text(b"4" + packet)
             if isinstance(refused := _OVERLOADED.decode(b"4" + packet), bytes):
                 answer = decode(refused, LIMITS)

@@ -85,15 +85,15 @@ def test_both_decoders_agree(packet: bytes) -> None:
 
 def asked(namespaces: Namespaces) -> bool:
     """Whether the next message may be a typed event."""
-    return namespaces.schemas is not None
+    return namespaces.open
 
 
 def test_only_a_connected_peer_gets_that_far() -> None:
     packet, _ = GOOD[0]
-    namespaces = Namespaces(LIMITS, SCHEMAS)
+    namespaces = Namespaces(LIMITS)
     assert not asked(namespaces)
     assert namespaces.receive_text(packet) == Violation("event outside a namespace")
-    namespaces = Namespaces(LIMITS, SCHEMAS)
+    namespaces = Namespaces(LIMITS)
     namespaces.receive_text(b"40/other,")
     namespaces.apply("/other", Input.ACCEPT)
     namespaces.receive_text(b"40")
@@ -108,7 +108,7 @@ def test_only_a_connected_peer_gets_that_far() -> None:
 
 
 def test_no_event_comes_between_a_packet_and_its_attachment() -> None:
-    namespaces = Namespaces(LIMITS, SCHEMAS)
+    namespaces = Namespaces(LIMITS)
     namespaces.receive_text(b"40")
     namespaces.apply("/", Input.ACCEPT)
     announcement = b'451-["x",{"_placeholder":true,"num":0}]'

@@ -205,8 +205,7 @@ class Gateway:
 
     def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
         client: Client = socket.data
-        # As in `on_event`; a function for both would cost each message a call.
-        refused = Refusal(Code.UNAVAILABLE, _DRAINING) if self._draining else client.sender.spend()
+        refused = self._spend(client)
         if refused is not None:
             refuse(client, name, ack_id, refused, _id_of(argument))
             return
@@ -221,8 +220,7 @@ class Gateway:
         """What `on_typed_event` doesn't get: arguments too many, or of another type."""
         client: Client = socket.data
         try:
-            refused = Refusal(Code.UNAVAILABLE, _DRAINING) if self._draining else client.sender.spend()
-            if refused is not None:
+            if (refused := self._spend(client)) is not None:
                 raise refused
             if not args or attachments:
                 raise Refusal(Code.BAD_REQUEST, "one argument is needed, without attachments")
@@ -233,6 +231,10 @@ class Gateway:
             refuse(client, name, ack_id, refusal, _message_id(args) if name == "private message" else None)
         except _BAD_JSON as error:
             refuse(client, name, ack_id, Refusal(Code.BAD_REQUEST, str(error)))
+
+    def _spend(self, client: Client) -> Refusal | None:
+        """Of the user's allowance, or why the event isn't looked at any further."""
+        return Refusal(Code.UNAVAILABLE, _DRAINING) if self._draining else client.sender.spend()
 
     def _private_message(self, client: Client, asked: events.PrivateMessage, ack_id: int | None) -> None:
         client.sender.message(asked.to, asked.content, asked.id, (client, ack_id))

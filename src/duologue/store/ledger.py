@@ -19,7 +19,7 @@ MAX_ACCOUNTS = 100_000
 """People whose key, name and version are remembered (some 300 bytes each)."""
 
 MAX_HEADS = 200_000
-"""Conversations whose head is remembered (some 700 bytes each, unless something of it is young)."""
+"""Conversations whose head is remembered (some 600 bytes each, unless something of it is young)."""
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")

@@ -24,7 +24,6 @@ import enum
 from duologue.wire.attachments import resolve_attachments
 from duologue.wire.limits import Limits
 from duologue.wire.socketio import MAIN, Ack, Announced, Connect, Disconnect, Event, decode
-from duologue.wire.typed import Schemas
 from duologue.wire.violation import Violation
 
 
@@ -74,16 +73,15 @@ class Namespaces:
     After a `Violation` the connection is to be closed and the object not used any more. Holds at most one unfinished
     binary packet, of at most `Limits.attachment_bytes`.
 
-    An application with types for its events asks `schemas.decode`, while there are any, and feeds what that returns None for.
+    While it's `open`, an application with types for its events may ask its `Schemas` first, and feed what they decline.
     """
 
-    __slots__ = ("_announced", "_attachments", "_limits", "_schemas", "_states", "schemas")
+    __slots__ = ("_announced", "_attachments", "_limits", "_states", "open")
 
-    def __init__(self, limits: Limits, schemas: Schemas | None = None) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._schemas = schemas
-        self.schemas: Schemas | None = None
-        """The same, while the next text message may be an event of the main namespace."""
+        self.open = False
+        """Whether the next text message may be an event of the main namespace."""
         self._states: dict[str, State] = {}
         self._announced: Announced | None = None
         self._attachments: list[bytes] | None = None
@@ -109,7 +107,7 @@ class Namespaces:
                 return Violation("binary packet outside a namespace")
             self._announced = decoded
             self._attachments = []
-            self.schemas = None
+            self.open = False
             return None
         return self._step(decoded)
 
@@ -125,7 +123,7 @@ class Namespaces:
         packet = announced.packet
         packet.attachments = tuple(attachments)
         self._announced = self._attachments = None
-        self._open()
+        self._look()
         resolved = resolve_attachments(packet.args, packet.attachments)
         return resolved if isinstance(resolved, Violation) else self._step(packet)
 
@@ -155,11 +153,10 @@ class Namespaces:
             self._states.pop(namespace, None)
         else:
             self._states[namespace] = state
-        self._open()
+        self._look()
 
-    def _open(self) -> None:
-        is_open = self._announced is None and self._states.get(MAIN) is _CONNECTED
-        self.schemas = self._schemas if is_open else None
+    def _look(self) -> None:
+        self.open = self._announced is None and self._states.get(MAIN) is _CONNECTED
 
 
 _REASONS: dict[type, str] = {

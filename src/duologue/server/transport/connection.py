@@ -72,23 +72,21 @@ class Connection:
         self._wheel = wheel
         self._connect_timeout = connect_timeout
         self._typed = typed
-        self._namespaces = Namespaces(limits, None if typed is None else typed.schemas)
+        self._namespaces = Namespaces(limits)
         self._sockets: dict[str, Socket] = {}
         wheel.schedule(self, connect_timeout)
 
     # From the session
 
     def on_text(self, packet: bytes) -> None:
-        schemas = self._namespaces.schemas
+        typed = self._typed
         try:
-            received = None if schemas is None else schemas.decode(packet)
-            if received is None:
+            if typed is None or not self._namespaces.open or (received := typed.schemas.decode(packet)) is None:
                 self._dispatch(self._namespaces.receive_text(packet))
             elif isinstance(received, bytes):
                 self.session.send(encode_frame(received))
             else:
-                # There are typed events only with a handler, and in the main namespace.
-                self._typed.handler(self._sockets[MAIN], received.name, received.argument, received.ack_id)  # type: ignore[union-attr]
+                typed.handler(self._sockets[MAIN], received.name, received.argument, received.ack_id)
         except Exception as error:
             self._failed(error)
 
