@@ -59,7 +59,7 @@ class Conversation(Head):
     """All that the writer knows of one, in one object, for it comes to the processor's cache anew with each batch.
 
     What it is as a `Head` may be of a batch that isn't committed yet; the rest is of what is. Most that are known aren't
-    young: they are heads in the ledger's cache, and have no more than those need.
+    young: they are heads in the ledger's cache, and hold no more than those need.
     """
 
     number: int = 0
