@@ -215,6 +215,7 @@ async def test_the_sockets_of_a_killed_node_count_no_longer_than_its_lease(
     async with ChatClient(here.url, "ann", session_id=phone.session_id) as laptop:
         start = time.monotonic()
         await asyncio.to_thread(there.kill)
+        await phone.wait_ended()
         phone.url = here.url
         await phone.connect_surely()
         assert time.monotonic() - start < LEASE + 5  # it tries again after a pause
