@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,10 @@ MEMORY = 600_000_000
 """Bytes that a server with 100 sockets may come to: its queues, and the buffers of each socket, have bounds."""
 
 SECONDS = 60
-"""Of the long test."""
+"""Of twice the load, of the long test."""
+
+MINUTES = 3
+"""How often."""
 
 UNLIMITED = [
     part for name in ("message-rate", "message-burst", "connect-rate", "connect-burst") for part in (f"--{name}", "1e9")
@@ -78,15 +82,23 @@ def test_a_flood_is_refused_in_part_and_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(SECONDS + 180)
+@pytest.mark.timeout(MINUTES * (SECONDS + 180))
 def test_twice_the_load_for_a_minute(tmp_path: Path) -> None:
+    """Some minutes, each judged by what the server carried just before and after it, and the median of them: the speed of a
+    shared machine moves by a third within one."""
     with pinned(0):
         server = duologue(tmp_path / "data", *UNLIMITED).start()
+    shares: list[float] = []
+    waits: list[float] = []
     with server, pinned(1):
         before = load(server, "closed", "--seconds", "5")["deliveries_per_second"]
-        result = load(server, "overload", "--rate", str(2 * before), "--seconds", str(SECONDS))
-        judge(result, server)
-        # Two million messages later, on a machine that may have changed its mind about its speed.
-        after = load(server, "closed", "--seconds", "5")["deliveries_per_second"]
-        assert result["deliveries_per_second"] >= 0.8 * (before + after) / 2
-        assert max(result["p99_ms"], result["refusal_p99_ms"]) < 3_000
+        for _ in range(MINUTES):
+            result = load(server, "overload", "--rate", str(2 * before), "--seconds", str(SECONDS))
+            judge(result, server)
+            after = load(server, "closed", "--seconds", "5")["deliveries_per_second"]
+            shares.append(result["deliveries_per_second"] / ((before + after) / 2))
+            waits.append(max(result["p99_ms"], result["refusal_p99_ms"]))
+            before = after
+    print(f"of the most {shares}, p99 {waits} ms")
+    assert statistics.median(shares) >= 0.8
+    assert statistics.median(waits) < 3_000

@@ -1,4 +1,5 @@
-"""How much the committer lets wait: what the database carries away in `MAX_WAIT`, whatever its speed."""
+"""How much the committer lets wait: what the database carries away in `MAX_WAIT`, whatever its speed; and what it does while
+it refuses the rest."""
 
 from __future__ import annotations
 
@@ -30,6 +31,11 @@ class Disk:
     def __init__(self, speed: float) -> None:
         self.speed = speed
         self.now = 0.0
+        self.pauses: list[float] = []
+        """Seconds that the loop stood still, each time."""
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
 
     def monotonic(self) -> float:
         return self.now
@@ -90,7 +96,7 @@ class Writing:
 @pytest_asyncio.fixture
 async def writing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Writing]:
     disk = Disk(400)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=disk.monotonic))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=disk.monotonic, sleep=disk.sleep))
     made = Writing(disk)
     yield made
     await made.close()
@@ -147,3 +153,19 @@ async def test_a_disk_that_recovers_is_used_again(writing: Writing) -> None:
     taken, _ = writing.fill()
     assert taken == MOST
     await writing.wait(taken)
+
+
+async def test_the_loop_leaves_the_core_to_the_writer_once_for_all_that_it_refuses(writing: Writing) -> None:
+    """And not before the answers of that turn have left, which callbacks send that come after it."""
+    for times in (1, 2):
+        taken, refusal = writing.fill()
+        for _ in range(100):
+            assert writing.fill()[1].code is refusal.code
+        paused_before_answers: list[int] = []
+        asyncio.get_running_loop().call_soon(lambda seen: seen.append(len(writing.disk.pauses)), paused_before_answers)
+        await writing.wait(taken)
+        for _ in range(2):
+            await asyncio.sleep(0)
+        assert paused_before_answers == [times - 1]
+        assert writing.disk.pauses == [module.STAND_STILL] * times
+        await writing.write(BATCH)  # what is taken costs nobody a pause

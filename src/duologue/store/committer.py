@@ -51,6 +51,10 @@ NICE = 1
 """Of the writer's thread: where it shares a core with the loop, the loop comes first. What would wait too long has to be
 refused, and for that the loop needs the time (docs/decisions/overload.md)."""
 
+STAND_STILL = 0.02
+"""Seconds that the loop leaves to the writer after a turn in which it refused for want of speed. Else it would run as soon as
+anything comes, and read, refuse and answer a few at a time, each at several times the price (docs/decisions/overload.md)."""
+
 WRITER_THREAD = "duologue-writer"
 
 LEISURE = 0.05
@@ -123,6 +127,7 @@ class Committer:
         )
         self._bell = threading.Event()
         self._ringing = False
+        self._standing_still = False
         self._open = True
         self._failed = False
         self._ended: asyncio.Future[None] = loop.create_future()
@@ -132,8 +137,13 @@ class Committer:
         self._thread.start()
 
     def refusal(self) -> Refusal | None:
-        """What `submit` would refuse a write with now: OVERLOADED when too many wait, UNAVAILABLE after close or failure."""
+        """What `submit` would refuse a write with now: OVERLOADED when too many wait, UNAVAILABLE after close or failure.
+        After OVERLOADED the loop stands still for `STAND_STILL` once."""
         if len(self._queue) >= self._limit:
+            if not self._standing_still:
+                self._standing_still = True
+                # A turn later than the answers of this one, which leave at its end.
+                self._loop.call_soon(self._loop.call_soon, self._stand_still)
             return next(self._overloaded)
         return None if self._open else Refusal(Code.UNAVAILABLE, "the store is closed")
 
@@ -181,6 +191,10 @@ class Committer:
     def _ring(self) -> None:
         self._ringing = False
         self._bell.set()
+
+    def _stand_still(self) -> None:
+        self._standing_still = False
+        time.sleep(STAND_STILL)
 
     # The writer thread.
 

@@ -8,6 +8,7 @@ own here: a struct without `Any` bounds the one, and msgspec has read every stri
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -26,8 +27,9 @@ class Refuser(NamedTuple):
     """What its ack says then: a JSON array."""
 
 
-_EVENT = 0x32
 _ZERO = 0x30
+
+_Known = tuple[str, Callable[[bytes], tuple[str, Any]], Refuser | None]
 
 
 class TypedEvent(msgspec.Struct, gc=False):
@@ -46,7 +48,7 @@ class Schemas:
     isn't looked at, not even for being JSON, and the application doesn't hear of it.
     """
 
-    __slots__ = ("_known", "_name", "_start")
+    __slots__ = ("_known", "_match")
 
     def __init__(
         self,
@@ -54,37 +56,32 @@ class Schemas:
         limits: Limits,
         refusals: Mapping[str, Refuser] = MappingProxyType({}),
     ) -> None:
-        """`types` and `refusals` by the event's name."""
-        self._known: dict[bytes, tuple[str, Callable[[bytes], tuple[str, Any]], Refuser | None]] = {
-            name.encode("ascii"): (name, msgspec.json.Decoder(tuple[str, _strict(type_)]).decode, refusals.get(name))  # type: ignore[misc]
-            for name, type_ in types.items()
+        """`types`, at least one, and `refusals` by the event's name."""
+        # All that comes before the argument is read by one call: group 1 is the ack's id, and each name has a group of its own,
+        # whose number the match knows.
+        self._known: dict[int | None, _Known] = {
+            group: (name, msgspec.json.Decoder(tuple[str, _strict(type_)]).decode, refusals.get(name))  # type: ignore[misc]
+            for group, (name, type_) in enumerate(types.items(), 2)
         }
-        self._name = max(map(len, self._known), default=0) + 1
-        self._start = 3 + limits.ack_digits
-        """Before which the arguments begin."""
+        names = b"|".join(b"(%b)" % re.escape(name.encode("ascii")) for name in types)
+        self._match = re.compile(rb'42([0-9]{0,%d})\["(?:%b)"' % (limits.ack_digits, names)).match
 
     def decode(self, packet: bytes) -> TypedEvent | bytes | None:
         """`packet` is a whole Engine.IO text message, `4` included. An event that is refused comes as the ACK to be sent,
         a text message as well; None is for the general decoder."""
-        start = packet.find(b"[", 2, self._start)
-        if start < 0 or packet[1] != _EVENT:
+        match = self._match(packet)
+        if match is None:
             return None
-        name_at = start + 2
-        known = self._known.get(packet[name_at : packet.find(b'"', name_at, name_at + self._name)])
-        if known is None:
-            return None
-        name, decode, refuser = known
+        name, decode, refuser = self._known[match.lastindex]
         ack_id = None
-        if start > 2:
-            digits = packet[2:start]
-            if not digits.isdigit():
-                return None
+        digits = match[1]
+        if digits:
             # The answer has the digits as they came, so they have to be those of a number.
             if refuser is not None and digits[0] != _ZERO and (refusal := refuser.ask()) is not None:
                 return b"43" + digits + refuser.answer(refusal)
             ack_id = int(digits)
         try:
-            return TypedEvent(name, decode(packet[start:])[1], ack_id)
+            return TypedEvent(name, decode(packet[match.end(1) :])[1], ack_id)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
 
