@@ -12,6 +12,7 @@ from duologue.domain.content import check_message_id
 from duologue.store.ledger import MessageRow
 from duologue.store.sqlite import schema
 from duologue.store.sqlite.chunked import CODE
+from duologue.store.sqlite.chunks import chunks
 from duologue.store.sqlite.identities import Identities
 
 CRC_32 = 0x104C11DB7
@@ -19,10 +20,15 @@ CRC_32 = 0x104C11DB7
 
 @pytest.fixture
 def identities() -> Iterator[Identities]:
-    connection = apsw.Connection(":memory:")
-    schema.migrate(connection, 0, CODE)
+    connection = database()
     yield Identities(connection)
     connection.close()
+
+
+def database() -> apsw.Connection:
+    connection = apsw.Connection(":memory:")
+    schema.migrate(connection, 0, CODE)
+    return connection
 
 
 def row(id: str, sender: int = 1) -> MessageRow:
@@ -53,8 +59,7 @@ def test_not_by_swapping_digits_where_a_linear_code_does_not_see_it(identities: 
 
 def test_each_side_and_each_database_has_its_own(identities: Identities) -> None:
     ids = [f"id {number}" for number in range(1_000)]
-    other = apsw.Connection(":memory:")
-    schema.migrate(other, 0, CODE)
+    other = database()
     found = [
         *identities.of(1, 1, [row(id, 1) for id in ids]),
         *identities.of(1, 1, [row(id, 2) for id in ids]),
@@ -63,3 +68,20 @@ def test_each_side_and_each_database_has_its_own(identities: Identities) -> None
     other.close()
     assert len(set(found)) >= 2_998
     assert list(identities.of(1, 1, [row(id, 1) for id in ids])) == found[:1_000]
+
+
+def test_what_another_conversation_has_is_not_taken_for_a_first_attempt() -> None:
+    """Even when somebody has removed a conversation's messages by hand, and left their identities: then a chunk of the
+    neighbouring one is the next in the table."""
+    connection = database()
+    identities = Identities(connection)
+    for conversation in (1, 2):
+        (identity,) = identities.of(conversation, 1, [row("id")])
+        connection.execute("INSERT INTO identity VALUES (?, 1)", (identity,))
+        assert identities.find(conversation, identity, 1, "id") is None
+        (chunk,) = chunks(conversation, 1, [row("id")])
+        connection.execute("INSERT INTO chunk VALUES (?, ?, ?, ?)", chunk)
+        assert identities.find(conversation, identity, 1, "id") == row("id")
+    connection.execute("DELETE FROM chunk WHERE key = ?", (chunk.key,))
+    assert identities.find(2, identity, 1, "id") is None
+    connection.close()

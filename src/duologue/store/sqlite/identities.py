@@ -53,7 +53,7 @@ _CANDIDATES: Final = """
         SELECT seq FROM identity WHERE key = :identity UNION ALL SELECT seq FROM recent_identity WHERE key = :identity
     )
     SELECT seq, messages FROM known CROSS JOIN chunk
-    ON chunk.key = (SELECT max(key) FROM chunk WHERE key <= (:conversation << 32 | seq))
+    ON chunk.key = (SELECT max(key) FROM chunk WHERE key BETWEEN :conversation << 32 AND (:conversation << 32 | seq))
 """
 
 _MOVE: Final = (
