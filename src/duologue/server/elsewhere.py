@@ -5,9 +5,9 @@ whatever order the hints of a user who moves between nodes arrive. Hints go to t
 to for those whom its clients watch, and as `p.*` for clients of the guide's form while everybody is announced to everybody.
 Beyond that the node where somebody comes or goes hints at them to each of their acquaintances, at `g.<acquaintance>`.
 
-A hint may be lost. Once a lease, whenever the bus says that some may have been lost, and when the registry has lost what it
-knew, everybody whom clients here show is compared with the registry, and whoever is found otherwise than was told last is
-told anew. Whoever is newly shown here is compared by themselves, a moment later (`second_look`).
+A hint may be lost. Every lease and a third, whenever the bus says that some may have been lost, and when the registry has
+lost what it knew, everybody whom clients here show is compared with the registry, and whoever is found otherwise than was
+told last is told anew. Whoever is newly shown here is compared by themselves, a moment later (`second_look`).
 """
 
 from __future__ import annotations
@@ -296,8 +296,8 @@ class Elsewhere:
                     self._local.tell(user, is_online, wanted[user.id])
 
     async def _review(self) -> None:
-        """Once a lease, and when something may have been lost: then once more a while after, for the servers of a bus that
-        is back learn of the subscriptions one after another."""
+        """Every lease and a third, and when something may have been lost: then once more a while after, for the servers of a
+        bus that is back learn of the subscriptions one after another."""
         pause = self._limits.presence_lease
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Known events in one pass: the packet's name, ack id and one argument, decoded straight into a struct.
+"""Known events by a short way: name and ack id by one regular expression, the one argument decoded straight into a struct.
 
 A short cut beside `socketio.decode`, never another opinion (but for what a `Refuser` turns away): what isn't an event
 of the main namespace with exactly one argument, an object with no other fields than the struct that its name asks for,

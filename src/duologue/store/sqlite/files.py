@@ -30,9 +30,9 @@ _log = logging.getLogger(__name__)
 class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the file `incarnation` says of the database beside it.
 
-    Every start draws a new `incarnation` and writes it into the database first, then here. A clean stop adds the inode
-    number and the change time (ctime, ns) of the closed database file. A database that was put back from elsewhere has
-    another incarnation, or the same with another change time, which no copying program can set.
+    Every start draws a new `incarnation` and writes it into the database first, then here, with the inode number of the
+    database file. A clean stop adds the change time (ctime, ns) of the closed file. A database that was put back from
+    elsewhere has another incarnation, or the same with another change time, which no copying program can set.
     """
 
     incarnation: str
