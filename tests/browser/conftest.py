@@ -25,6 +25,8 @@ NETWORK_DOWN: Final = re.compile(
 WAIT: Final = 15_000
 """Milliseconds within which the page must show what is expected; reconnecting takes up to 5 s of them."""
 
+expect.set_options(timeout=WAIT)
+
 CLIENT: Final = ROOT / "src" / "duologue" / "web" / "index.html"
 
 

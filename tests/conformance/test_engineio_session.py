@@ -214,7 +214,7 @@ async def test_a_closed_websocket_session_is_unknown(peer: Peer) -> None:
 
 async def test_a_session_that_never_connects_is_closed(peer: Peer) -> None:
     """Connect time-out: an Engine.IO session without a Socket.IO handshake ends after a second."""
-    websocket = await peer.open_websocket()
     before = time.monotonic()
+    websocket = await peer.open_websocket()
     assert await websocket.closed() == []
     assert 1.0 - EARLY < time.monotonic() - before < 3.0

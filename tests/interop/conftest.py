@@ -1,9 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import shlex
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+import pytest
 import pytest_asyncio
 
+from tests.support import process
+from tests.support.process import ServerProcess
 from tests.support.puppet import Puppet
 
 StartPuppet = Callable[[], Awaitable[Puppet]]
@@ -27,3 +31,12 @@ async def start_puppet() -> AsyncIterator[StartPuppet]:
 @pytest_asyncio.fixture
 async def puppet(start_puppet: StartPuppet) -> Puppet:
     return await start_puppet()
+
+
+@pytest.fixture(scope="session")
+def shared_echo(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    """With heartbeats as in life: a client that stands still for a fifth of a second, as one in a process of its own may,
+    isn't what these tests are about."""
+    command = request.config.getoption("--echo-command")
+    with process.echo(shlex.split(command or ""), ping_interval=25_000, ping_timeout=20_000) as server:
+        yield server

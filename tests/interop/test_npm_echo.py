@@ -65,13 +65,14 @@ async def test_the_upgrade_happens_and_loses_nothing(puppet: Puppet, echo_server
     assert puppet.args_of("message-back") == [[number] for number in range(200)]
 
 
-async def test_a_connection_outlives_many_heartbeats(puppet: Puppet, echo_server: ServerProcess) -> None:
-    """The server's time-out is 200 ms: after several intervals only a client that was heard is still there."""
-    await puppet.connect(echo_server.url, transports=["polling"])
+async def test_a_connection_outlives_many_heartbeats(puppet: Puppet, start_echo: Callable[..., ServerProcess]) -> None:
+    """After several intervals and the time-out only a client that was heard is still there."""
+    server = start_echo(ping_interval=300, ping_timeout=1_000)
+    await puppet.connect(server.url, transports=["polling"])
     mark = puppet.mark()
     with pytest.raises(PuppetFailed):
         # Nobody answers this event; the client's own time-out is the clock.
-        await puppet.ask("nobody answers", timeout=1_500)
+        await puppet.ask("nobody answers", timeout=2_500)
     assert puppet.args_of("@disconnect", mark) == []
     assert await puppet.ask("message-with-ack", "still here") == "still here"
 

@@ -31,7 +31,8 @@ async def test_retries_faster_than_the_answers(start_server: StartServer, start_
             await puppet.emit(bob.user_id, text)
         await bob.wait_for_message(texts[-1])
         proxy.heal()
-        await puppet.send(bob.user_id, "the end")
+        await puppet.emit(bob.user_id, "the end")
+        await bob.wait_for_message("the end")
         assert [message.content for message in await judge(record, bob)] == [*texts, "the end"]
 
 

@@ -125,7 +125,7 @@ async def test_a_node_that_leaves_in_peace_makes_nobody_flicker(
     async with ChatClient(here.url, "bob", guide=True) as bob:
         ann = await ChatClient(there.url, "ann").connect()
         await connected(bob, ann.user_id)
-        assert there.terminate() == 0
+        assert await asyncio.to_thread(there.terminate) == 0
         await ann.wait_ended()
         ann.url = here.url
         await ann.connect()

@@ -16,7 +16,7 @@ from tests.support.client import ChatClient
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
 
 DRAIN = 2.0
-IN_TIME = DRAIN + 2.5
+IN_TIME = DRAIN + 4.0
 """Seconds: the drain, what nothing is waited for any more, and the interpreter's own end."""
 
 TROUBLES: dict[str, Callable[[Postgres, NatsServer], object]] = {

@@ -107,7 +107,7 @@ async def test_a_harmed_wire_harms_nobody_else(start_server: StartServer, rng: r
 
 async def test_a_half_open_connection_is_noticed(start_server: StartServer) -> None:
     """F5: nobody hears of the other's end, so it's the heartbeat that frees what the connection held."""
-    server = start_server("--ping-interval", "0.5", "--ping-timeout", "0.3", "--presence-grace", "0")
+    server = start_server("--ping-interval", "0.5", "--ping-timeout", "2", "--presence-grace", "0")
     async with Proxy(server.port) as proxy, ChatClient(server.url, "bob", guide=True) as bob:
         without = server.connections()
         alice = await ChatClient(proxy.url, "alice", guide=True).connect()

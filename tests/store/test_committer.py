@@ -23,6 +23,8 @@ pytestmark = pytest.mark.asyncio
 
 BATCH = 10
 MOST = 1000
+TAKEN_MEANWHILE = 2 * BATCH
+"""What the writer's thread may have taken of the queue before that is full."""
 
 
 class Disk:
@@ -108,7 +110,7 @@ async def test_what_waits_is_what_the_speed_carries_away_in_time(writing: Writin
     for _ in range(10):
         await writing.write(BATCH)
     taken, refusal = writing.fill()
-    assert taken == pytest.approx(limit, rel=0.01)
+    assert 0.99 * limit <= taken <= limit + TAKEN_MEANWHILE
     assert refusal.code is Code.OVERLOADED
     assert refusal.retry_after is not None
     shortest, longest = module.RETRY_AFTER
@@ -129,7 +131,7 @@ async def test_small_batches_say_nothing_of_the_speed(writing: Writing) -> None:
     for _ in range(20):
         await writing.write(1)
     taken, _ = writing.fill()
-    assert taken == MOST
+    assert MOST <= taken <= MOST + TAKEN_MEANWHILE
     await writing.wait(taken)
 
 
@@ -151,7 +153,7 @@ async def test_a_disk_that_recovers_is_used_again(writing: Writing) -> None:
     for _ in range(10):
         await writing.write(BATCH)
     taken, _ = writing.fill()
-    assert taken == MOST
+    assert MOST <= taken <= MOST + TAKEN_MEANWHILE
     await writing.wait(taken)
 
 

@@ -103,7 +103,7 @@ def test_a_killed_one_goes_on(to: str, database: str, tmp_path: Path, rng: rando
     before = asyncio.run(everything(source, users))
     began = [(0, 0)]
     for table in KILLED_AT:
-        ended = migrate_soon(str(source), str(target), (f"copying {table}", rng.randrange(1, 50)))
+        ended = migrate_soon(str(source), str(target), (f"copying {table}", rng.randrange(1, 25)))
         assert ended.code == -signal.SIGKILL, ended.shown
         began.append(ended.first)
     ended = migrate_soon(str(source), str(target))
