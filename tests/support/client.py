@@ -15,9 +15,10 @@ the history, a send that got no ack may be repeated with the same id. It never r
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Self
 
 from tests.support.coverage import Coverage
@@ -303,10 +304,8 @@ async def stored_messages(readers: Iterable[ChatClient]) -> list[Message]:
     """
     stored: dict[tuple[str, str], list[Message]] = {}
     for reader in readers:
-        for peer in reader.heads:
-            pair = (min(reader.user_id, peer), max(reader.user_id, peer))
-            if pair in stored:
-                continue
+        # What comes meanwhile may be of a peer whom this reader didn't know yet, or begin its heads anew.
+        for peer in iter(functools.partial(_unread, reader, stored), None):
             found: list[Message] = []
             more = True
             while more:
@@ -314,5 +313,14 @@ async def stored_messages(readers: Iterable[ChatClient]) -> list[Message]:
                 page = await reader.request("history", {"with": peer, "after": after, "limit": PAGE})
                 found += [Message.parse(value) for value in page["messages"]]
                 more = page["more"]
-            stored[pair] = found
+            stored[_pair(reader.user_id, peer)] = found
     return [message for messages in stored.values() for message in messages]
+
+
+def _pair(one: str, other: str) -> tuple[str, str]:
+    return min(one, other), max(one, other)
+
+
+def _unread(reader: ChatClient, stored: Mapping[tuple[str, str], object]) -> str | None:
+    """A peer of the reader whose conversation isn't among those; None if there's none left."""
+    return next((peer for peer in reader.heads if _pair(reader.user_id, peer) not in stored), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
@@ -116,6 +117,31 @@ async def test_a_killed_server_comes_back_on_its_port(start_server: StartServer,
     check(record, await stored_messages([alice, bob])).assert_clean()
     await alice.close()
     await bob.close()
+
+
+async def test_who_writes_for_the_first_time_while_all_is_read_is_read_as_well(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_server()
+    record = Record()
+    async with (
+        ChatClient(server.url, "alice", record) as alice,
+        ChatClient(server.url, "bob", record) as bob,
+        ChatClient(server.url, "carol", record) as carol,
+    ):
+        await alice.send(bob.user_id, "before")
+        await bob.wait_for_message("before")
+        ask = bob.request
+
+        async def ask_late(event: str, argument: dict[str, Any], **how: Any) -> dict[str, Any]:
+            if carol.user_id not in bob.heads:
+                await carol.send(bob.user_id, "meanwhile")
+                await bob.wait_for_message("meanwhile")
+            answer: dict[str, Any] = await ask(event, argument, **how)
+            return answer
+
+        monkeypatch.setattr(bob, "request", ask_late)
+        assert {message.content for message in await stored_messages([bob])} == {"before", "meanwhile"}
 
 
 async def send_all(sender: ChatClient, to: str, count: int) -> None:
