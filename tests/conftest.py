@@ -140,14 +140,18 @@ def several(request: pytest.FixtureRequest) -> tuple[Postgres, NatsServer] | Non
     return request.getfixturevalue("postgres"), request.getfixturevalue("nats")
 
 
+def echo_of(request: pytest.FixtureRequest, **times: int) -> ServerProcess:
+    """The echo server that this run tests, not started; for `times` see `process.echo`."""
+    return process.echo(shlex.split(request.config.getoption("--echo-command") or ""), **times)
+
+
 @pytest.fixture
 def start_echo(request: pytest.FixtureRequest) -> Iterator[Callable[..., ServerProcess]]:
     """Starts echo servers of the test's own, for tests that kill them or need other times."""
     servers: list[ServerProcess] = []
-    command = request.config.getoption("--echo-command")
 
     def start(*, ping_interval: int = 25_000, ping_timeout: int = 20_000) -> ServerProcess:
-        server = process.echo(shlex.split(command or ""), ping_interval=ping_interval, ping_timeout=ping_timeout)
+        server = echo_of(request, ping_interval=ping_interval, ping_timeout=ping_timeout)
         servers.append(server)
         return server.start()
 
@@ -157,14 +161,14 @@ def start_echo(request: pytest.FixtureRequest) -> Iterator[Callable[..., ServerP
 
 @pytest.fixture(scope="session")
 def shared_echo(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    command = request.config.getoption("--echo-command")
-    with process.echo(shlex.split(command or "")) as server:
+    with echo_of(request) as server:
         yield server
 
 
 @pytest.fixture
 def echo_server(shared_echo: ServerProcess) -> Iterator[ServerProcess]:
-    """The echo server with heartbeats every 300 ms and a time-out of 200 ms, one for the whole run: no test may harm it."""
+    """The echo server with heartbeats every 300 ms and a time-out of 200 ms (in tests/interop slower ones), one for the whole
+    run: no test may harm it."""
     mark = shared_echo.log_mark()
     yield shared_echo
     print("\n".join(shared_echo.log(mark)))

@@ -24,7 +24,7 @@ AT_ONCE = 100
 HEADER_TIMEOUT = 10.0
 """The server's time for a request's headers; the other times are made short by flags."""
 
-PATIENCE = HEADER_TIMEOUT + 30
+PATIENCE = HEADER_TIMEOUT + 20
 MEGABYTE = 1_000_000
 POLLING = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\n" + HOST
 
@@ -126,8 +126,8 @@ async def talk(one: ChatClient, other: ChatClient) -> None:
     """Two people who talk all the while; each answer has to come in time."""
     count = 0
     while True:
-        await one.send(other.user_id, f"said {count}", timeout=10)
-        await other.wait_for_message(f"said {count}", timeout=10)
+        await one.send(other.user_id, f"said {count}", timeout=3)
+        await other.wait_for_message(f"said {count}", timeout=3)
         count += 1
         await asyncio.sleep(0.02)
 

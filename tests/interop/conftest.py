@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 import pytest_asyncio
 
-from tests.support import process
+from tests.conftest import echo_of
 from tests.support.process import ServerProcess
 from tests.support.puppet import Puppet
 
@@ -37,6 +36,5 @@ async def puppet(start_puppet: StartPuppet) -> Puppet:
 def shared_echo(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     """With heartbeats as in life: a client that stands still for a fifth of a second, as one in a process of its own may,
     isn't what these tests are about."""
-    command = request.config.getoption("--echo-command")
-    with process.echo(shlex.split(command or ""), ping_interval=25_000, ping_timeout=20_000) as server:
+    with echo_of(request, ping_interval=25_000, ping_timeout=20_000) as server:
         yield server

@@ -10,14 +10,15 @@ import pytest
 
 from cluster.nats import NatsServer
 from cluster.postgres import Postgres
+from duologue.bus.nats import CLOSE_TIMEOUT
 from tests.nodes.fleet import Fleet
 from tests.support.client import ChatClient
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
 
 DRAIN = 2.0
-IN_TIME = DRAIN + 4.0
-"""Seconds: the drain, what nothing is waited for any more, and the interpreter's own end."""
+IN_TIME = DRAIN + CLOSE_TIMEOUT + 1.5
+"""Seconds: the drain, a bus that doesn't confirm its end, and the interpreter's own end."""
 
 TROUBLES: dict[str, Callable[[Postgres, NatsServer], object]] = {
     "database killed": lambda postgres, nats: postgres.kill(),

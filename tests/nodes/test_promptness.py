@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from contextlib import AsyncExitStack
 
@@ -25,15 +24,6 @@ MACHINE = 1.0
 
 HINT = 1.0
 """Seconds, at most, from what happens on one node to its being known on another while all is well."""
-
-
-STALL = 5.0
-"""Seconds that one of many may take: a disk that another test keeps busy."""
-
-
-def _prompt(took: list[float], bound: float) -> None:
-    assert statistics.median(took) < bound, took
-    assert max(took) < bound + STALL, took
 
 
 def _gone_within(lease: float) -> float:
@@ -80,7 +70,6 @@ async def test_a_receipt_reaches_every_device_on_every_node_within_a_second(thre
         bob = await stack.enter_async_context(ChatClient(there, "bob"))
         tablet = await stack.enter_async_context(ChatClient(elsewhere, "ann", session_id=ann.session_id))
         laptop = await stack.enter_async_context(ChatClient(elsewhere, "bob", session_id=bob.session_id))
-        took: list[float] = []
         for seq in range(1, 11):
             await ann.send(bob.user_id, f"{seq}")
             await bob.wait_for_message(f"{seq}")
@@ -91,8 +80,7 @@ async def test_a_receipt_reaches_every_device_on_every_node_within_a_second(thre
                     await device.wait_for(
                         lambda each, event=event, seq=seq: each[0] == "receipt" and each[1][0][event] == seq  # type: ignore[misc]
                     )
-                took.append(time.monotonic() - began)
-        _prompt(took, HINT)
+                assert time.monotonic() - began < HINT, (event, seq)
 
 
 async def test_who_comes_and_who_goes_is_seen_on_another_node_within_a_second(
@@ -104,15 +92,11 @@ async def test_who_comes_and_who_goes_is_seen_on_another_node_within_a_second(
         fleet.add(database, nats.url, "--presence-grace", f"{grace}")
     here, there = (node.url for node in fleet.start().nodes)
     async with ChatClient(here, "bob", guide=True) as bob:
-        coming: list[float] = []
-        going: list[float] = []
         for number in range(5):
             began = time.monotonic()
             async with ChatClient(there, f"ann {number}") as ann:
                 await connected(bob, ann.user_id)
-                coming.append(time.monotonic() - began)
+                assert time.monotonic() - began < HINT
                 began = time.monotonic()
             await disconnected(bob, ann.user_id)
-            going.append(time.monotonic() - began)
-        _prompt(coming, HINT)
-        _prompt(going, grace + HINT)
+            assert time.monotonic() - began < grace + HINT

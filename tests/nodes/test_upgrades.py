@@ -31,7 +31,7 @@ rounds = pytest.mark.parametrize(
 )
 """Releases that follow one another."""
 
-UNHEARD = ALERT_INTERVAL + LATE_HINT_PATIENCE + 3.0
+UNHEARD = ALERT_INTERVAL + LATE_HINT_PATIENCE + 1.0
 """Seconds that a message between two formats may take: a comparison with the store, and the machine."""
 
 LEASE = 1.5

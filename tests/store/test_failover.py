@@ -22,11 +22,8 @@ from .nodes import END_WRITERS, nodes, session
 pytestmark = pytest.mark.asyncio
 
 
-async def test_sends_outlast_a_killed_database(
-    own_postgres: Postgres, rng: random.Random, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_sends_outlast_a_killed_database(own_postgres: Postgres, rng: random.Random) -> None:
     """F20. PostgreSQL is killed and started again under load."""
-    monkeypatch.setattr(writer, "PATIENCE", 60.0)  # however long this machine takes to start it
     async with nodes(own_postgres.url, 2) as benches:
 
         async def send(bench: Bench, count: int) -> list[PendingMessage]:

@@ -15,7 +15,6 @@ the history, a send that got no ack may be repeated with the same id. It never r
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import uuid
 from collections.abc import Iterable, Mapping
@@ -305,7 +304,7 @@ async def stored_messages(readers: Iterable[ChatClient]) -> list[Message]:
     stored: dict[tuple[str, str], list[Message]] = {}
     for reader in readers:
         # What comes meanwhile may be of a peer whom this reader didn't know yet, or begin its heads anew.
-        for peer in iter(functools.partial(_unread, reader, stored), None):
+        while (peer := _unread(reader, stored)) is not None:
             found: list[Message] = []
             more = True
             while more:

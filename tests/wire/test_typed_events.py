@@ -135,3 +135,8 @@ def test_what_is_refused_is_answered_unread() -> None:
     assert same(schemas.decode(b'42["note",{"text":"hi"}]'), TypedEvent("note", Note("hi"), None))
     assert schemas.decode(b'427["other",{"text":"hi"}]') is None
     assert list(answers) == []
+
+
+def test_without_any_types_everything_is_declined() -> None:
+    schemas = Schemas({}, LIMITS)
+    assert [schemas.decode(packet) for packet in (b'42[""]', b'42["note",{}]', b"42[]")] == [None] * 3

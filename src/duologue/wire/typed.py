@@ -56,14 +56,14 @@ class Schemas:
         limits: Limits,
         refusals: Mapping[str, Refuser] = MappingProxyType({}),
     ) -> None:
-        """`types`, at least one, and `refusals` by the event's name."""
+        """`types` and `refusals` by the event's name."""
         # All that comes before the argument is read by one call: group 1 is the ack's id, and each name has a group of its own,
         # whose number the match knows.
         self._known: dict[int | None, _Known] = {
             group: (name, msgspec.json.Decoder(tuple[str, _strict(type_)]).decode, refusals.get(name))  # type: ignore[misc]
             for group, (name, type_) in enumerate(types.items(), 2)
         }
-        names = b"|".join(b"(%b)" % re.escape(name.encode("ascii")) for name in types)
+        names = b"|".join(b"(%b)" % re.escape(name.encode("ascii")) for name in types) or b"(?!)"
         self._match = re.compile(rb'42([0-9]{0,%d})\["(?:%b)"' % (limits.ack_digits, names)).match
 
     def decode(self, packet: bytes) -> TypedEvent | bytes | None:

@@ -46,7 +46,7 @@ class SocketServer:
         self._on_ack = on_ack
         self._engine = Engine(self._connection, config, limits, admit=admit, clock=clock)
         self._typed: TypedEvents | None = None
-        if types and on_typed_event is not None:
+        if types is not None and on_typed_event is not None:
             self._typed = TypedEvents(Schemas(types, self._engine.limits, refusals), on_typed_event)
 
     @property
