@@ -236,7 +236,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
         admit=admit,
         types=ARGUMENTS,
         on_typed_event=gateway.on_typed_event,
-        refusals=gateway.refusals,
+        refuser=gateway.refuser,
     )
 
     async def leave() -> None:

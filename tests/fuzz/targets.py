@@ -26,6 +26,7 @@ from duologue.wire import (
     Event,
     Limits,
     Namespaces,
+    Refused,
     Refuser,
     Schemas,
     TypedEvent,
@@ -43,7 +44,7 @@ from duologue.wire.socketio import Announced, decode
 LIMITS: Final = Limits(payload_packets=100, fragments=16, namespaces=4)
 
 _SCHEMAS: Final = Schemas(ARGUMENTS, LIMITS)
-_OVERLOADED: Final = Schemas(ARGUMENTS, LIMITS, dict.fromkeys(ARGUMENTS, Refuser(lambda: "no", lambda _: b"[]")))
+_OVERLOADED: Final = Schemas(ARGUMENTS, LIMITS, Refuser(ARGUMENTS, lambda: "no", lambda _: b"[]"))
 
 SEPARATOR: Final = b"\x1e"
 BINARY_MARK: Final = b"b"
@@ -119,10 +120,11 @@ def socketio_connection(data: bytes) -> None:
         else:
             typed = _SCHEMAS.decode(b"4" + packet) if connection.open else None
             received = connection.receive_text(b"4" + packet)
-            if isinstance(refused := _OVERLOADED.decode(b"4" + packet), bytes):
-                answer = decode(refused, LIMITS)
+            if isinstance(refused := _OVERLOADED.decode(b"4" + packet), Refused):
+                (frame,) = refused.frames()
+                answer = decode(frame.payload, LIMITS)
                 assert isinstance(answer, Ack)
-                assert refused == encode_ack(answer.ack_id)
+                assert frame.payload == encode_ack(answer.ack_id)
             if isinstance(typed, TypedEvent):
                 assert isinstance(received, Event)
                 assert (received.name, received.ack_id) == (typed.name, typed.ack_id)

@@ -54,7 +54,7 @@ class Chat:
         bus.connect(gateway.hub.receive)
         await gateway.start()
         transport = SocketServer(
-            gateway, config, types=ARGUMENTS, on_typed_event=gateway.on_typed_event, refusals=gateway.refusals
+            gateway, config, types=ARGUMENTS, on_typed_event=gateway.on_typed_event, refuser=gateway.refuser
         )
         return cls(store, gateway, outcomes, transport)
 

@@ -26,6 +26,8 @@ class Pipe:
         self.events: list[tuple[str, Any]] = []
         """Each with its only argument, in order of arrival."""
         self.acks: dict[int, Any] = {}
+        self.packets: list[bytes] = []
+        """Those of Socket.IO, as they came."""
         self.accepted = False
         self.refused: Any = None
         self.dismissed = False
@@ -114,6 +116,8 @@ class Pipe:
 
     def _packet(self, packet: bytes) -> None:
         kind, rest = packet[:2], packet[2:]
+        if kind[:1] == b"4":
+            self.packets.append(packet)
         if kind == b"42":
             name, *args = msgspec.json.decode(rest)
             self.events.append((name, args[0]))

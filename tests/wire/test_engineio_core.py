@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from duologue.wire import Limits, Violation, encode_frame
 from duologue.wire.engineio import decode_payload, encode_open
-from duologue.wire.frames import websocket_frame
+from duologue.wire.frames import encode_alike, websocket_frame
 from duologue.wire.messages import BINARY, CONTINUATION, TEXT, Assembler
 from duologue.wire.session import TABLE, Input, State, step
 
@@ -75,6 +75,18 @@ def test_a_frame_with_attachments(size: int) -> None:
     assert frame.ws == websocket_frame(packet) + b"\x82\x04\x01\x02\x03\x04" + b"\x82\x00"
     assert frame.payload == packet + b"\x1ebAQIDBA==\x1eb"
     assert frame.packets == 3
+
+
+@given(
+    st.lists(st.integers(0, 10**15), min_size=1, max_size=40), st.sampled_from([0, 1, 110, 125, 1_010, 65_525, 70_000])
+)
+def test_packets_that_are_alike_are_what_each_would_be(ids: list[int], size: int) -> None:
+    digits, end = [b"%d" % id for id in ids], b"x" * size
+    frame = encode_alike(b"43", digits, end)
+    alone = [encode_frame(b"43" + middle + end) for middle in digits]
+    assert frame.ws == b"".join(each.ws for each in alone)
+    assert frame.payload == b"\x1e".join(each.payload for each in alone)
+    assert frame.packets == len(ids)
 
 
 @given(st.binary(min_size=1, max_size=300), st.data())

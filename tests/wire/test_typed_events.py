@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duologue.wire import Event, Limits, Namespaces, Refuser, Schemas, TypedEvent, Violation
+from duologue.wire import Event, Limits, Namespaces, Refused, Refuser, Schemas, TypedEvent, Violation
 from duologue.wire.namespaces import Input
 from duologue.wire.socketio import decode
 
@@ -41,7 +41,7 @@ DECLINED = [
 ]  # fmt: skip
 
 
-def same(typed: TypedEvent | bytes | None, expected: TypedEvent) -> bool:
+def same(typed: TypedEvent | Refused | None, expected: TypedEvent) -> bool:
     """Compared by their fields, for the argument is of a subclass of its type."""
     return isinstance(typed, TypedEvent) and msgspec.to_builtins(typed) == msgspec.to_builtins(expected)
 
@@ -121,12 +121,17 @@ def test_no_event_comes_between_a_packet_and_its_attachment() -> None:
     assert namespaces.receive_text(packet) == Violation("text packet where an attachment was due")
 
 
+def acks(decoded: object) -> list[bytes]:
+    assert isinstance(decoded, Refused)
+    return [packet for frame in decoded.frames() for packet in frame.payload.split(b"\x1e")]
+
+
 def test_what_is_refused_is_answered_unread() -> None:
     answers: Iterator[str | None] = iter(["not now"] * 4 + [None])
-    refuser = Refuser(lambda: next(answers), lambda reason: msgspec.json.encode([reason]))
-    schemas = Schemas({"note": Note, "a note": Note}, LIMITS, {"note": refuser})
+    refuser = Refuser(["note"], lambda: next(answers), lambda reason: msgspec.json.encode([reason]))
+    schemas = Schemas({"note": Note, "a note": Note}, LIMITS, refuser)
     for content in (b'{"text":"hi"}', b'{"text":1}', b"\xff", b""):
-        assert schemas.decode(b'427["note",' + content + b"]") == b'437["not now"]'
+        assert acks(schemas.decode(b'427["note",' + content + b"]")) == [b'437["not now"]']
     # The ack has the id as it came, so one that isn't a number's shortest form is left to the general decoder.
     assert same(schemas.decode(b'4207["note",{"text":"hi"}]'), TypedEvent("note", Note("hi"), 7))
     assert same(schemas.decode(b'427["note",{"text":"hi"}]'), TypedEvent("note", Note("hi"), 7))
@@ -135,6 +140,19 @@ def test_what_is_refused_is_answered_unread() -> None:
     assert same(schemas.decode(b'42["note",{"text":"hi"}]'), TypedEvent("note", Note("hi"), None))
     assert schemas.decode(b'427["other",{"text":"hi"}]') is None
     assert list(answers) == []
+
+
+def test_what_is_refused_together_is_asked_for_once_and_answered_in_order() -> None:
+    answers = iter(["not now"])
+    schemas = Schemas({"note": Note, "other": Note}, LIMITS, Refuser(["note"], lambda: next(answers), lambda _: b"[1]"))
+    refused = schemas.decode(b'427["note",{"text":"a"}]')
+    assert isinstance(refused, Refused)
+    ids = [*range(8, 12), 3, *range(998, 1_030), 2]
+    for id in ids:
+        assert schemas.decode(b'42%d["note",{"text":"b"}]' % id, refused) is refused
+        assert isinstance(schemas.decode(b'42%d["other",{"text":"c"}]' % id, refused), TypedEvent)
+    assert acks(refused) == [b"43%d[1]" % id for id in (7, *ids)]
+    assert max(frame.packets for frame in refused.frames()) == LIMITS.poll_packets
 
 
 def test_without_any_types_everything_is_declined() -> None:

@@ -113,8 +113,8 @@ class Gateway:
         self._requests = Requests(store, bus, self.presence, self.sessions, limits, returns)
         self._tasks: set[asyncio.Task[None]] = set()
         self._admissions: dict[Socket, asyncio.Task[None]] = {}
-        self.refusals = dict.fromkeys(_WRITES, Refuser(store.refusal, ack_of))
-        """For events that the store has to take, by name."""
+        self.refuser = Refuser(_WRITES, store.refusal, ack_of)
+        """For events that the store has to take."""
         self._sign_ins = AddressBuckets(limits.connect_rate, limits.connect_burst)
         self._clock = clock
         self._draining = False

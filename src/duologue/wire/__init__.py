@@ -11,6 +11,7 @@ from duologue.wire.attachments import extract_attachments, resolve_attachments
 from duologue.wire.frames import Frame, encode_binary_frame, encode_frame
 from duologue.wire.limits import Limits
 from duologue.wire.namespaces import Namespaces
+from duologue.wire.refused import Refused, Refuser
 from duologue.wire.socketio import (
     MAIN,
     Ack,
@@ -23,7 +24,7 @@ from duologue.wire.socketio import (
     encode_disconnect,
     encode_event,
 )
-from duologue.wire.typed import Refuser, Schemas, TypedEvent
+from duologue.wire.typed import Schemas, TypedEvent
 from duologue.wire.violation import Violation
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Frame",
     "Limits",
     "Namespaces",
+    "Refused",
     "Refuser",
     "Schemas",
     "TypedEvent",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
+from itertools import groupby
 
 import msgspec
 
@@ -14,23 +15,28 @@ _TEXT = 0x81
 _BINARY = 0x82
 
 
-def websocket_frame(payload: bytes, opcode: int = _TEXT) -> bytes:
-    """One whole, unmasked frame (RFC 6455 section 5.2); `opcode` carries the FIN bit."""
-    size = len(payload)
+def encode_header(size: int, opcode: int = _TEXT) -> bytes:
+    """Of an unmasked websocket frame with `size` bytes (RFC 6455 section 5.2); `opcode` carries the FIN bit."""
     if size < 126:
-        return bytes((opcode, size)) + payload
+        return bytes((opcode, size))
     if size < 65_536:
-        return bytes((opcode, 126, size >> 8, size & 255)) + payload
-    return bytes((opcode, 127)) + size.to_bytes(8, "big") + payload
+        return bytes((opcode, 126, size >> 8, size & 255))
+    return bytes((opcode, 127)) + size.to_bytes(8, "big")
+
+
+def websocket_frame(payload: bytes, opcode: int = _TEXT) -> bytes:
+    """One whole frame, its header included."""
+    return encode_header(len(payload), opcode) + payload
 
 
 _SMALL = 1024
-_HEADERS = [websocket_frame(bytes(size))[: -size or None] for size in range(_SMALL)]
+_HEADERS = [encode_header(size) for size in range(_SMALL)]
 """The headers of the text frames that a chat is made of, by their size."""
 
 
 class Frame(msgspec.Struct, gc=False):
-    """An Engine.IO packet, with its binary attachments, ready for both transports. Made by `encode_frame`.
+    """An Engine.IO packet with its binary attachments, or several text packets, ready for both transports. Made by `encode_frame`
+    and its like.
 
     `ws` is what goes to a websocket, headers included: frames of one socket are joined and written at once. `payload`
     is the same for a poll: the packets with separators between them, binary ones as base64. It's derived when first
@@ -40,10 +46,7 @@ class Frame(msgspec.Struct, gc=False):
     ws: bytes
     _attachments: Sequence[bytes] = ()
     _payload: bytes | None = None
-
-    @property
-    def packets(self) -> int:
-        return 1 + len(self._attachments)
+    packets: int = 1
 
     @property
     def payload(self) -> bytes:
@@ -65,8 +68,19 @@ def encode_frame(packet: bytes, attachments: Sequence[bytes] = ()) -> Frame:
     size = len(packet)
     ws = _HEADERS[size] + packet if size < _SMALL else websocket_frame(packet)
     if attachments:
-        return Frame(b"".join((ws, *(websocket_frame(item, _BINARY) for item in attachments))), attachments)
+        joined = b"".join((ws, *(websocket_frame(item, _BINARY) for item in attachments)))
+        return Frame(joined, attachments, None, 1 + len(attachments))
     return Frame(ws)
+
+
+def encode_alike(start: bytes, middles: Sequence[bytes], end: bytes) -> Frame:
+    """Text packets that differ in their middle only, as one: for much less than each by itself. At least one."""
+    parts: list[bytes] = []
+    for size, group in groupby(middles, len):
+        begin = encode_header(len(start) + size + len(end)) + start
+        parts += begin, (end + begin).join(group), end
+    payload = start + (end + SEPARATOR + start).join(middles) + end
+    return Frame(b"".join(parts), (), payload, len(middles))
 
 
 def encode_binary_frame(content: bytes) -> Frame:

@@ -48,9 +48,14 @@ class Overloaded:
             self.app,
             types={"note": Note, "other": Note},
             on_typed_event=self.app.on_event,
-            refusals={"note": Refuser(lambda: "why", self._answer)},
+            refuser=Refuser(["note"], self._ask, self._answer),
         )
         self.answer: bytes | None = answer
+        self.asked = 0
+
+    def _ask(self) -> str:
+        self.asked += 1
+        return "why"
 
     def _answer(self, why: str) -> bytes:
         assert why == "why"
@@ -89,6 +94,32 @@ async def test_a_connected_peer_is_answered_and_the_application_not_asked(overlo
     client.emit("note", {"text": "without an ack"}, ack=False)
     assert overloaded.app.events == ["other", "note"]
     assert client.broken == []
+
+
+async def test_what_came_in_one_turn_is_asked_for_once(overloaded: Overloaded) -> None:
+    client, other = await accepted(overloaded), await accepted(overloaded)
+    for turn in (1, 2):
+        last = max([client.emit("note", {"text": "hi"}) or 0 for _ in range(100)])
+        other.emit("note", {"text": "hi"})
+        await client.until(lambda last=last: last in client.acks)
+        assert overloaded.asked == 2 * turn
+    assert client.acks == dict.fromkeys(range(1, 201), "no")
+    assert other.acks == {1: "no", 2: "no"}
+
+
+async def test_the_answers_come_before_the_goodbye(overloaded: Overloaded) -> None:
+    """Of either side: after it the same id may be asked with again."""
+    client, other = await accepted(overloaded), await accepted(overloaded)
+    note(client)
+    overloaded.app.sockets[0].disconnect()
+    note(other)
+    other._say(b"41")
+    other.connect({})
+    overloaded.app.sockets[-1].accept()
+    await other.until(lambda: len(other.packets) == 3)
+    assert client.packets[1:] == [b'431["no"]', b"41"]
+    assert other.packets[1] == b'431["no"]'
+    assert other.packets[2].startswith(b"40")
 
 
 async def test_nobody_else_is(overloaded: Overloaded) -> None:

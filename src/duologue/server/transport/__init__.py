@@ -56,8 +56,9 @@ ack_id)`; whatever differs in any way goes to `on_event` as ever::
 
     SocketServer(app, ..., types={"private message": PrivateMessage}, on_typed_event=app.on_typed_event)
 
-`refusals` has a `duologue.wire.Refuser` for some of the names. It's asked before the argument of such an event is read, if that
-wants an ack, and may answer it then and there. So an overloaded application has nothing to do for a no.
+`refuser`, a `duologue.wire.Refuser`, is asked before the argument of an event of its names is read, if that wants an ack, and
+may answer it then and there. Whom it refuses something is refused all such events that come in the same turn of the loop. So an
+overloaded application has next to nothing to do for a no.
 
 `admit(address) -> float | None` is asked once a handshake: None lets the peer in, seconds refuse it with 429 and
 Retry-After.

@@ -12,11 +12,11 @@ from msgspec import Raw
 from duologue.server.transport.session import Session
 from duologue.server.transport.socket import Socket
 from duologue.server.transport.wheel import Wheel
-from duologue.wire.frames import encode_frame
 from duologue.wire.limits import Limits
 from duologue.wire.namespaces import Input, Namespaces, Received
+from duologue.wire.refused import Refused
 from duologue.wire.socketio import MAIN, Ack, Connect, Disconnect, Event
-from duologue.wire.typed import Schemas
+from duologue.wire.typed import Schemas, TypedEvent
 from duologue.wire.violation import Violation
 
 log = logging.getLogger("duologue.transport")
@@ -53,7 +53,9 @@ class TypedEvents(NamedTuple):
 class Connection:
     """Sits on a session (`session.Handler`). In no namespace for `connect_timeout`, the session is closed."""
 
-    __slots__ = ("_app", "_connect_timeout", "_namespaces", "_on_ack", "_sockets", "_typed", "_wheel", "due", "session")
+    __slots__ = (
+        "_app", "_connect_timeout", "_namespaces", "_on_ack", "_refused", "_sockets", "_typed", "_wheel", "due", "session",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -74,6 +76,8 @@ class Connection:
         self._typed = typed
         self._namespaces = Namespaces(limits)
         self._sockets: dict[str, Socket] = {}
+        self._refused: Refused | None = None
+        """Events of this turn of the loop that are still to be answered."""
         wheel.schedule(self, connect_timeout)
 
     # From the session
@@ -81,12 +85,17 @@ class Connection:
     def on_text(self, packet: bytes) -> None:
         typed = self._typed
         try:
-            if typed is None or not self._namespaces.open or (received := typed.schemas.decode(packet)) is None:
+            if (
+                typed is None
+                or not self._namespaces.open
+                or (received := typed.schemas.decode(packet, self._refused)) is None
+            ):
                 self._dispatch(self._namespaces.receive_text(packet))
-            elif isinstance(received, bytes):
-                self.session.send(encode_frame(received))
-            else:
+            elif isinstance(received, TypedEvent):
                 typed.handler(self._sockets[MAIN], received.name, received.argument, received.ack_id)
+            elif self._refused is None:
+                self._refused = received
+                self.session.at_end_of_turn(self)
         except Exception as error:
             self._failed(error)
 
@@ -102,6 +111,14 @@ class Connection:
     def expire(self) -> None:
         self.session.close("no CONNECT in time")
 
+    # From the flusher, and before a namespace ends
+
+    def flush(self) -> None:
+        refused, self._refused = self._refused, None
+        if refused is not None:
+            for frame in refused.frames():
+                self.session.send(frame)
+
     # From sockets
 
     def holds(self, socket: Socket) -> bool:
@@ -109,6 +126,7 @@ class Connection:
 
     def apply(self, socket: Socket, what: Input) -> bool:
         """The application's answer or farewell, if this socket is still the one of its namespace."""
+        self.flush()
         return self.holds(socket) and self._namespaces.apply(socket.namespace, what)
 
     def leave(self, socket: Socket, reason: str | None = None) -> None:
@@ -134,6 +152,7 @@ class Connection:
                 self._sockets[received.namespace] = socket
                 self._app.on_connect(socket, received.auth)
             elif isinstance(received, Disconnect):
+                self.flush()
                 dismissed = self._sockets.get(received.namespace)
                 if dismissed is not None:
                     self.leave(dismissed, "client disconnected")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from duologue.server.transport.config import TransportConfig
@@ -16,7 +15,8 @@ from duologue.server.transport.picows_protocol import websocket_protocol
 from duologue.server.transport.polling import PollingEndpoint
 from duologue.server.transport.session import Session
 from duologue.wire.limits import Limits
-from duologue.wire.typed import Refuser, Schemas
+from duologue.wire.refused import Refuser
+from duologue.wire.typed import Schemas
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,7 +39,7 @@ class SocketServer:
         on_ack: AckHandler | None = None,
         types: Mapping[str, type[Struct]] | None = None,
         on_typed_event: TypedHandler | None = None,
-        refusals: Mapping[str, Refuser] = MappingProxyType({}),
+        refuser: Refuser | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
@@ -47,7 +47,7 @@ class SocketServer:
         self._engine = Engine(self._connection, config, limits, admit=admit, clock=clock)
         self._typed: TypedEvents | None = None
         if types is not None and on_typed_event is not None:
-            self._typed = TypedEvents(Schemas(types, self._engine.limits, refusals), on_typed_event)
+            self._typed = TypedEvents(Schemas(types, self._engine.limits, refuser), on_typed_event)
 
     @property
     def asgi(self) -> PollingEndpoint:

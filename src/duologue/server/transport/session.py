@@ -9,7 +9,7 @@ from typing import Protocol
 
 from duologue.server.transport.config import TransportConfig
 from duologue.server.transport.counters import Counters
-from duologue.server.transport.flusher import Flusher
+from duologue.server.transport.flusher import Flushable, Flusher
 from duologue.server.transport.wheel import Wheel
 from duologue.wire.engineio import NOOP, PING, PROBE_PING, PROBE_PONG, UPGRADE, PacketType
 from duologue.wire.frames import SEPARATOR, Frame, encode_frame
@@ -154,6 +154,11 @@ class Session:
         if not self._dirty:
             self._dirty = True
             self._shared.flusher.mark(self)
+
+    def at_end_of_turn(self, above: Flushable) -> None:
+        """`above.flush` is called at the end of this turn of the loop, and what it sends still leaves in it. To be asked for once
+        a turn."""
+        self._shared.flusher.mark(above)
 
     def flush(self) -> None:
         """Called by the flusher, so that a slow reader is never closed amid the application's own loop over its
