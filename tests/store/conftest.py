@@ -106,6 +106,7 @@ def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that every test goes the whole way from memory into the tables."""
     monkeypatch.setattr(filing, "RIPE", 8)
     monkeypatch.setattr(filing, "PORTION", 800)
+    monkeypatch.setattr(filing, "FORGOTTEN_AT_ONCE", 1)
 
 
 @pytest_asyncio.fixture

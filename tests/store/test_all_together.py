@@ -55,6 +55,7 @@ def draw_bounds(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filing, "MOST", rng.choice((2, 4, 100)))
     monkeypatch.setattr(filing, "FILED_PER_NEW", rng.choice((0, 1, 2)))
     monkeypatch.setattr(filing, "PORTION", rng.choice((1, 300, 5_000, 50_000)))
+    monkeypatch.setattr(filing, "FORGOTTEN_AT_ONCE", rng.choice((1, 1_000, 200_000)))
     monkeypatch.setattr(filing, "SPREAD", rng.choice((1, 8)))
     monkeypatch.setattr(chunks, "CHUNK_MESSAGES", rng.choice((1, 2, 5, 17, 64)))
     monkeypatch.setattr(identities, "LONG", rng.choice((0, 3, 40, 10**6)))

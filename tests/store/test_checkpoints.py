@@ -114,7 +114,7 @@ async def test_if_much_was_added_that_is_moved_beside_the_writer_too(
     bench: Bench, disk: SlowDatabase, rounds: list[Backfill]
 ) -> None:
     log = await opened(bench, disk)
-    while log.pages - log._begun_at < wal.IDLE_PAGES:
+    while log.pages - log._begun_at < wal.ROUND_PAGES:
         await write(bench, 1)
     disk.go_on.set()
     while len(rounds) < 2:

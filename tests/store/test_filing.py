@@ -210,6 +210,46 @@ async def test_a_sweep_is_spread_over_the_batches_that_come_meanwhile(
     assert max(filed) <= 12
 
 
+async def test_what_a_sweep_has_filed_leaves_the_journal_little_by_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or all would wait for as many pages to be freed as the whole sweep had. Two batches' rows go for one that comes."""
+    monkeypatch.setattr(filing, "RIPE", 100)
+    monkeypatch.setattr(filing, "MOST", 1)
+    monkeypatch.setattr(filing, "PORTION", 10**6)
+    monkeypatch.setattr(filing, "FORGOTTEN_AT_ONCE", 3_000)
+    store = OneThread(tmp_path / "data", SetClock())
+    store.add(ANN, BOB, CAT)
+    sent: list[PendingMessage] = []
+
+    def rows(count: int, length: int) -> list[int]:
+        """How many the journal has after each batch of one message."""
+        found: list[int] = []
+        for _ in range(count):
+            sent.append(PendingMessage(ANN.id, BOB.id, f"{len(sent)}", "x" * length, None))
+            store.writer.write(sent[-1:])
+            store.writer.rest(1)
+            found.append(int(str(store.writing.execute("SELECT count(*) FROM journal").get)))
+        return found
+
+    assert rows(99, 2_000) == list(range(1, 100))
+    assert rows(20, 2_000) == list(range(98, 78, -1))
+    shutil.copytree(tmp_path / "data", tmp_path / "killed", ignore=lambda *_: ["lock", "messages.db-shm"])
+    killed = len(sent)
+    assert rows(80, 2_000) == [*range(78, 48, -1), *range(50, 100)]
+    assert min(rows(200, 5)) < 5, "many short ones are a portion"
+    store.close()
+    for folder, count in (("data", len(sent)), ("killed", killed)):
+        bench = Bench(tmp_path / folder)
+        await bench.open()
+        await check_pages(bench, sent[:count])
+        retries = [again(message) for message in sent[:count]]
+        await bench.commit(*retries)
+        assert all(message.duplicate for message in retries)
+        await bench.close()
+        assert ask(tmp_path / folder / DATABASE, "SELECT count(*) FROM journal") == [(0,)]
+
+
 async def test_short_messages_do_not_pile_up_behind_long_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep whose portions were full after a few long ones each would go on while many sweeps of short ones gather."""
     monkeypatch.setattr(filing, "RIPE", 400)

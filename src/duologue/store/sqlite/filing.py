@@ -44,6 +44,10 @@ PORTION: Final = 50_000
 """Filed at once at least, for a transaction has its price: bulk as `bulk_of` has it, 19 messages of 100 characters, or 5 of
 8,000; half a millisecond. A conversation that has more is filed in parts."""
 
+FORGOTTEN_AT_ONCE: Final = 200_000
+"""Bytes of the journal that are removed at once once they are in the tables: a millisecond. A whole sweep's took 35 with long
+messages, in which nobody's was committed."""
+
 SPREAD: Final = 8
 """Of what is due beyond a portion, after a burst or under load, an eighth is filed at once and the rest with the batches that
 follow. Under lasting load that is as much as falls due; after a burst nobody waits for all that it brought, and more comes
@@ -82,6 +86,8 @@ class Filing:
         """Conversations that the sweep has still to file, the next one last."""
         self._journalled = 0
         """The journal's last row when the sweep began."""
+        self._filed = 0
+        """The journal's rows up to this one are in the tables and still to be removed; 0 if none is."""
         self._due = 0
         """Bulk that is to be filed, once it's a portion."""
 
@@ -93,6 +99,7 @@ class Filing:
         """File what is due after a batch of `size` writes, of which the journal's last row has this number."""
         if not self._sweep:
             if not self._is_ripe():
+                self._forget()
                 return
             self._begin_sweep(number)
         self._due += int(FILED_PER_NEW * bulk_of(size, self._young.last_characters))
@@ -100,15 +107,18 @@ class Filing:
             room = max(PORTION, self._due // SPREAD)
             self._due = max(0, self._due - room)
             self._file(number, room)
+        else:
+            self._forget()
 
     def at_leisure(self, number: int) -> bool:
         """File a portion of whatever there is, up to the journal's row of this number, the last. True if more is left."""
+        if not self._sweep and not self._young.conversations:
+            self._forget()
+            return bool(self._filed)
         if not self._sweep:
-            if not self._young.conversations:
-                return False
             self._begin_sweep(number)
         self._file(number, PORTION)
-        return bool(self._young.conversations)
+        return bool(self._young.conversations or self._filed)
 
     def _is_ripe(self, times: int = 1) -> bool:
         young = self._young
@@ -126,8 +136,7 @@ class Filing:
 
     def _file(self, number: int, room: int) -> None:
         sweep = self._sweep
-        with self._unsynced():
-            self._connection.execute("BEGIN IMMEDIATE")
+        with self._transaction():
             portion: list[Part] = []
             while sweep and room > 0:
                 part = Part.of(sweep[-1], room)
@@ -138,25 +147,43 @@ class Filing:
                 sweep.pop()
             try:
                 file(self._connection, self._identities, portion)
+                filed = self._filed
                 if not sweep:
                     # If nothing else is young, the tables have the whole journal: also what came while the sweep was under way.
                     everything = len(portion) == len(self._young.conversations)
-                    journal.forget(self._connection, number if everything else self._journalled)
+                    filed = number if everything else self._journalled
+                left = bool(filed) and journal.forget(self._connection, filed, FORGOTTEN_AT_ONCE)
                 with self._young.lock:
                     self._connection.execute("COMMIT")
                     self._young.remove(portion)
+                self._filed = filed if left else 0
             except BaseException:
                 sweep += [part.conversation for part in reversed(portion) if part.whole]
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
                 raise
 
+    def _forget(self) -> None:
+        """Remove the next of what is filed from the journal."""
+        if not self._filed:
+            return
+        with self._transaction():
+            left = journal.forget(self._connection, self._filed, FORGOTTEN_AT_ONCE)
+            self._connection.execute("COMMIT")
+        if not left:
+            self._filed = 0
+
     @contextmanager
-    def _unsynced(self) -> Iterator[None]:
-        """Commits are in order and whole, and the next one that is synced takes them along."""
+    def _transaction(self) -> Iterator[None]:
+        """A transaction, which the caller commits. Commits are in order and whole, and the next one that is synced takes
+        them along."""
         try:
             self._connection.pragma("synchronous", "NORMAL")  # in force as soon as it's parsed, also if it fails then
+            self._connection.execute("BEGIN IMMEDIATE")
             yield
+        except BaseException:
+            # Some errors have rolled the transaction back by themselves.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
         finally:
             try:
                 self._connection.pragma("synchronous", self._synchronous)

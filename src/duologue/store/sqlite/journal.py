@@ -21,6 +21,7 @@ Record = tuple[HeadState, list[MessageRow] | None]
 
 _ADD: Final = "INSERT INTO journal (entries) VALUES (?) RETURNING number"
 _ROWS: Final = "SELECT number, entries FROM journal ORDER BY number"
+_SIZES: Final = "SELECT number, length(entries) FROM journal WHERE number <= ? ORDER BY number"
 _FILED: Final = "SELECT seq FROM dialog WHERE user = ? AND peer = ?"
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -32,9 +33,18 @@ def add(connection: apsw.Connection, records: Sequence[Record]) -> int:
     return int(str(connection.execute(_ADD, (_encode(records),)).get))
 
 
-def forget(connection: apsw.Connection, up_to: int) -> None:
-    """What the rows up to this number hold is in the tables, in the caller's transaction."""
-    connection.execute("DELETE FROM journal WHERE number <= ?", (up_to,))
+def forget(connection: apsw.Connection, up_to: int, most: int) -> bool:
+    """What the rows up to this number hold is in the tables: remove the first of them, `most` bytes or little more, but two at
+    least, so that fewer are left than a batch brings. In the caller's transaction. True if some are left."""
+    last = size = count = 0
+    left = False
+    for number, length in connection.execute(_SIZES, (up_to,)):
+        if size >= most and count > 1:
+            left = True
+            break
+        last, size, count = int(str(number)), size + int(str(length)), count + 1
+    connection.execute("DELETE FROM journal WHERE number <= ?", (last,))
+    return left
 
 
 def is_empty(connection: apsw.Connection) -> bool:

@@ -111,7 +111,7 @@ class Writer:
 
     def rest(self, size: int) -> None:
         self._file(lambda: self._filing.after_batch(size, self._number))
-        self._checkpointing(lambda: self._wal.tidy(idle=False))
+        self._checkpointing(lambda: self._wal.tidy(idle=False, batch=size))
 
     def leisure(self) -> float | None:
         more = False
