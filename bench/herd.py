@@ -26,6 +26,7 @@ from picows import WSFrame, WSTransport
 
 from bench.load import CONNECT_TIMEOUT, Client, Load, allow_many_files
 from bench.peers.launch import LOAD_CORE, ROOT, Watch, pinned, running
+from bench.scenarios import settled_memory
 
 PAUSE: Final = 0.5
 RANDOMIZED: Final = (0.5, 1.5)
@@ -33,9 +34,6 @@ RANDOMIZED: Final = (0.5, 1.5)
 
 RETRY: Final = (0.5, 1.5)
 """Seconds before another attempt: the stock client's first pause with its randomization."""
-
-REST: Final = 2.0
-"""Seconds between the last sign-in and the look at the memory that the herd's is compared with."""
 
 DEADLINE: Final = 120.0
 
@@ -132,8 +130,7 @@ def measure(node: str, sockets: int, spread: bool) -> dict[str, Any]:
             assert herd.stdin is not None
             if not herd.stdout.readline():
                 return {"valid": False, "refusal": "not everybody could sign in"}
-            time.sleep(REST)
-            idle, port = peer.rss(), peer.port
+            idle, port = settled_memory(peer), peer.port
             peer.process.send_signal(signal.SIGKILL)
             peer.process.wait()
         began = time.monotonic()

@@ -47,7 +47,9 @@ OVERLOADS: Final = 3
 """Rounds at least: what it carries is measured before and after each, and a shared machine changes its speed meanwhile."""
 
 
-def scenarios(rounds: int, seconds: float, idle_sockets: int, overload_seconds: float, crowd: int) -> list[Scenario]:
+def scenarios(
+    rounds: int, seconds: float, idle_sockets: int, overload_seconds: float, crowd: int, beside_seconds: float
+) -> list[Scenario]:
     found = []
     for sockets, window in ((100, 20), (1000, 4)):
         for pattern in ("random", "circle", "pairs"):
@@ -65,7 +67,10 @@ def scenarios(rounds: int, seconds: float, idle_sockets: int, overload_seconds: 
         *(Scenario(f"open loop, {rate:,} a second", paced(100, rate, seconds), rounds, BOTH) for rate in RATES),
         Scenario("overload", overload(seconds, overload_seconds), max(OVERLOADS, rounds), OURS),
         Scenario(
-            f"neighbours, {crowd:,} sockets, 2,000 a second", neighbours(crowd, 2_000, seconds), rounds, (LIMITED,)
+            f"neighbours, {crowd:,} sockets, 2,000 a second",
+            neighbours(crowd, 2_000, beside_seconds),
+            rounds,
+            (LIMITED,),
         ),
         # Not python-socketio: nobody compares with it here. The guide's announcements are left out: at 15,000 people
         # they would be 112 million, for many minutes.
