@@ -80,6 +80,9 @@ class RawEcho:
     def on_binary(self, content: bytes) -> None:
         self._session.send(encode_binary_frame(content))
 
+    def flush(self) -> None:
+        pass
+
     def on_close(self, reason: str) -> None:
         pass
 

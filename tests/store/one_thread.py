@@ -31,9 +31,9 @@ class OneThread:
             _, incarnation = store._open(held, 0.0, "FULL", vfs, connections)
             self.writing, _, self._reading, *_ = connections
             self.young = Young()
-            wal = Wal(self.writing, clock)
+            self.wal = Wal(self.writing, clock)
             self.writer = Writer(
-                self.writing, wal, self.young, clock, "FULL", lambda: held.write_mark(incarnation, clean=True)
+                self.writing, self.wal, self.young, clock, "FULL", lambda: held.write_mark(incarnation, clean=True)
             )
         except BaseException:
             _release(held, connections)

@@ -15,9 +15,11 @@ from duologue.domain.ports import PendingMessage
 from duologue.store.sqlite import SqliteStore, wal
 from duologue.store.sqlite.backfill import Backfill
 from duologue.store.sqlite.files import DATABASE, MARK
+from tests.support.clock import SetClock
 
 from .broken_disk import BrokenDisk
 from .conftest import ANN, BOB, TIMEOUT, Bench
+from .one_thread import OneThread
 
 pytestmark = pytest.mark.asyncio
 
@@ -139,6 +141,21 @@ async def test_on_a_disk_slower_than_the_writer_it_is_done_in_one_step(
         assert len(bench.returned) < 50_000
     await bench.close()
     assert bench.failures == []
+
+
+@pytest.mark.parametrize(
+    ("batch", "least", "most"), [(1, 0, wal.CHECKPOINT_PAGES), (wal.BUSY_BATCH, wal.CHECKPOINT_PAGES, wal.BUSY_PAGES)]
+)
+async def test_checkpoints_are_small_while_batches_are(tmp_path: Path, batch: int, least: int, most: int) -> None:
+    store = OneThread(tmp_path / "data", SetClock())
+    store.add(ANN, BOB)
+    longest = 0
+    for number in range(20_000 // (batch + 20)):
+        store.writer.write([PendingMessage(ANN.id, BOB.id, f"{number} {n}", "x" * 400, None) for n in range(batch)])
+        store.writer.rest(batch)
+        longest = max(longest, store.wal.pages)
+    assert least < longest < most
+    store.close()
 
 
 @pytest.mark.parametrize("max_wal", [wal.MAX_WAL, 3 * wal.CHECKPOINT_PAGES * 4_096], ids=["", "at the log's bound"])

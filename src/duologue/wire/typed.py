@@ -62,7 +62,7 @@ class Schemas:
         """`packet` is a whole Engine.IO text message, `4` included. None is for the general decoder.
 
         An event that is refused is among what is returned, to be answered by whoever called. If that is passed with the next
-        packet, it takes that as well without asking again: what comes after a refused event isn't to overtake it.
+        packet, it takes that as well, without asking again.
         """
         match = self._match(packet)
         if match is None:

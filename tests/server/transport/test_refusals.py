@@ -122,6 +122,14 @@ async def test_the_answers_come_before_the_goodbye(overloaded: Overloaded) -> No
     assert other.packets[2].startswith(b"40")
 
 
+async def test_the_answers_come_before_the_end(overloaded: Overloaded) -> None:
+    client = await accepted(overloaded)
+    note(client)
+    overloaded.app.sockets[-1].close("enough")
+    assert client.closed is not None
+    assert client.packets[1:] == [b'431["no"]']
+
+
 async def test_nobody_else_is(overloaded: Overloaded) -> None:
     before_connect = overloaded.client()
     note(before_connect)

@@ -77,7 +77,7 @@ class Connection:
         self._namespaces = Namespaces(limits)
         self._sockets: dict[str, Socket] = {}
         self._refused: Refused | None = None
-        """Events of this turn of the loop that are still to be answered."""
+        """Events that are still to be answered: at the end of this turn of the loop, or of the namespace if that is sooner."""
         wheel.schedule(self, connect_timeout)
 
     # From the session
@@ -95,7 +95,7 @@ class Connection:
                 typed.handler(self._sockets[MAIN], received.name, received.argument, received.ack_id)
             elif self._refused is None:
                 self._refused = received
-                self.session.at_end_of_turn(self)
+                self.session.mark()
         except Exception as error:
             self._failed(error)
 
@@ -110,8 +110,6 @@ class Connection:
 
     def expire(self) -> None:
         self.session.close("no CONNECT in time")
-
-    # From the flusher, and before a namespace ends
 
     def flush(self) -> None:
         refused, self._refused = self._refused, None

@@ -22,15 +22,15 @@ class Flusher:
         self._dirty: list[Flushable] = []
 
     def mark(self, connection: Flushable) -> None:
-        """The caller marks a connection once until its `flush` is called."""
+        """The caller marks a connection once until its `flush` was called."""
         if not self._dirty:
             asyncio.get_running_loop().call_soon(self._flush)
         self._dirty.append(connection)
 
     def _flush(self) -> None:
-        for connection in self._dirty:  # also what is marked meanwhile
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
             try:
                 connection.flush()
             except Exception:
                 log.exception("a connection could not be flushed")
-        self._dirty.clear()

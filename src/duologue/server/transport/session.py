@@ -9,7 +9,7 @@ from typing import Protocol
 
 from duologue.server.transport.config import TransportConfig
 from duologue.server.transport.counters import Counters
-from duologue.server.transport.flusher import Flushable, Flusher
+from duologue.server.transport.flusher import Flusher
 from duologue.server.transport.wheel import Wheel
 from duologue.wire.engineio import NOOP, PING, PROBE_PING, PROBE_PONG, UPGRADE, PacketType
 from duologue.wire.frames import SEPARATOR, Frame, encode_frame
@@ -48,6 +48,10 @@ class Handler(Protocol):
 
     def on_binary(self, content: bytes) -> None: ...
 
+    def flush(self) -> None:
+        """Send what was put off: before what is queued leaves, and before the end."""
+        ...
+
     def on_close(self, reason: str) -> None: ...
 
 
@@ -76,6 +80,9 @@ class _Nobody:
         pass
 
     def on_binary(self, content: bytes) -> None:
+        pass
+
+    def flush(self) -> None:
         pass
 
     def on_close(self, reason: str) -> None:
@@ -151,18 +158,20 @@ class Session:
             return
         self._queue.append(frame)
         self._unsent += len(frame.ws)
+        if not self._dirty:  # as `mark` does, without the call: the hot path
+            self._dirty = True
+            self._shared.flusher.mark(self)
+
+    def mark(self) -> None:
+        """Have `flush` called at the end of this turn of the loop."""
         if not self._dirty:
             self._dirty = True
             self._shared.flusher.mark(self)
 
-    def at_end_of_turn(self, above: Flushable) -> None:
-        """`above.flush` is called at the end of this turn of the loop, and what it sends still leaves in it. To be asked for once
-        a turn."""
-        self._shared.flusher.mark(above)
-
     def flush(self) -> None:
         """Called by the flusher, so that a slow reader is never closed amid the application's own loop over its
         sockets."""
+        self.handler.flush()
         self._dirty = False
         if not self._queue:
             return
@@ -370,6 +379,7 @@ class Session:
     ) -> None:
         if self.state is State.CLOSED:
             return
+        self.handler.flush()
         self.state = State.CLOSED
         self._shared.wheel.cancel(self)
         self._shared.forget(self)

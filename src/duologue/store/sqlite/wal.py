@@ -19,21 +19,17 @@ import apsw
 from duologue.domain.ports import Clock
 from duologue.store.sqlite.backfill import Backfill
 
-IDLE_PAGES = 250
-"""Pages of log that make a checkpoint worth an idle moment (1 MB). That nothing waits after a batch is no such moment: with a
-thousand messages a second it's so nearly always, and one in a hundred would wait for a checkpoint."""
-
 CHECKPOINT_PAGES = 250
-"""Pages of log that make a checkpoint due under load (1 MB). Batches wait while the disk takes them: with four times as many
+"""Pages of log that make a checkpoint due (1 MB). Batches wait while the disk takes them: with four times as many
 everybody's p99 was half as long again beside somebody who writes 4 MB a second (docs/decisions/store-sqlite.md)."""
 
 BUSY_BATCH = 250
 """Messages of a batch after which speed is what counts: who waits for so many others waits long anyway."""
 
 BUSY_PAGES = 1_000
-"""Pages of log that make a checkpoint due then (4 MB), for it has its price: with a quarter 8% fewer messages were carried. Where
-the writer has to do it alone the next batch waits for all of it: eight times as many took a tenth of a microsecond less for each
-message, and stopped everybody for four times as long."""
+"""Pages of log that make a checkpoint due then (4 MB), for it has its price: with a quarter 8% fewer messages were carried in
+pairs. Where the writer has to do it alone the next batch waits for all of it: eight times as many took a tenth of a microsecond
+less for each message, and stopped everybody for four times as long."""
 
 ROUND_PAGES = 60
 """Pages that are worth moving beside the writer once more before it moves the rest."""
@@ -103,13 +99,12 @@ class Wal:
             self._refusing = True
         return self._held
 
-    def tidy(self, idle: bool, batch: int = 0) -> bool:
-        """Do the step that is due, if one is: when nobody writes, or after a batch of so many writes. True if another one
-        follows."""
+    def tidy(self, batch: int) -> bool:
+        """Do the step that is due, if one is, after a batch of so many writes; 0: nobody writes. True if another one follows."""
         backfill = self._backfill
         if backfill is not None and backfill.under_way:
             return True
-        due = IDLE_PAGES if idle else CHECKPOINT_PAGES if batch < BUSY_BATCH else BUSY_PAGES
+        due = CHECKPOINT_PAGES if batch < BUSY_BATCH else BUSY_PAGES
         if not self._rounds and self._pages < due:
             return False
         if backfill is not None and not self._is_too_early() and self._is_worth_a_round():

@@ -111,7 +111,7 @@ class Writer:
 
     def rest(self, size: int) -> None:
         self._file(lambda: self._filing.after_batch(size, self._number))
-        self._checkpointing(lambda: self._wal.tidy(idle=False, batch=size))
+        self._checkpointing(lambda: self._wal.tidy(size))
 
     def leisure(self) -> float | None:
         more = False
@@ -121,7 +121,7 @@ class Writer:
             more = self._filing.at_leisure(self._number)
 
         trouble = self._file(file_some)
-        untidy = self._checkpointing(lambda: self._wal.tidy(idle=True))
+        untidy = self._checkpointing(lambda: self._wal.tidy(0))
         if trouble:
             return RETRY_FILING
         if more:
