@@ -26,8 +26,8 @@ from bench.scenarios import Result, rotated, scenarios
 from bench.web import Size as WebSize
 from bench.web import long_history, traffic
 
-PAGE_ROUNDS: Final = 3
 BESIDE: Final = 10.0
+"""Seconds at least with each neighbour: the p99 of few messages is chance."""
 
 
 def say(what: str) -> None:
@@ -37,15 +37,12 @@ def say(what: str) -> None:
 def measure_all(options: argparse.Namespace, node: str) -> Iterator[Result]:
     web = WebSize(rounds=1, messages=1_000, echoes=30, traffic=600, rate=100, talks=3)
     size = Size(
-        2, 1.5, 2, overload=5, idle=500, herd=500, history=600_000, conversations=20, crowd=200, beside=1.5, web=web
+        2, 1.5, overload=5, idle=500, herd=500, history=600_000, conversations=20, crowd=200, beside=1.5, web=web
     )
     if not options.quick:
         web = WebSize(min(options.rounds, 3), 10_000, 300, options.traffic, 100, 20)
-        pages = max(PAGE_ROUNDS, options.rounds)
         beside = max(BESIDE, options.seconds)
-        size = Size(
-            options.rounds, options.seconds, pages, 60, 15_000, 10_000, options.history, 500, 3_000, beside, web
-        )
+        size = Size(options.rounds, options.seconds, 60, 15_000, 10_000, options.history, 500, 3_000, beside, web)
 
     for scenario in scenarios(size.rounds, size.seconds, size.idle, size.overload, size.crowd, size.beside):
         if not wanted(options, scenario.name):
@@ -73,8 +70,6 @@ def wanted(options: argparse.Namespace, name: str) -> bool:
 class Size(NamedTuple):
     rounds: int
     seconds: float
-    page_rounds: int
-    """Of old pages and of new messages, for they vary by a tenth."""
     overload: float
     idle: int
     herd: int
@@ -84,7 +79,7 @@ class Size(NamedTuple):
     crowd: int
     """Who write to one another with somebody beside them ..."""
     beside: float
-    """... for so many seconds each: the p99 of few messages is chance."""
+    """... for so many seconds each."""
     web: WebSize
 
 
@@ -94,7 +89,7 @@ def histories(node: str, size: Size) -> dict[str, Iterator[Result]]:
     many = 2 * size.conversations
     wide = History(f"{many:,} conversations each", (many + 1) * size.conversations, many + 1, size.conversations, 3)
     return {
-        "reconnect, pages, appends, size": lengths(node, short, middle, long, size.page_rounds, size.seconds),
+        "reconnect, pages, appends, size": lengths(node, short, middle, long, size.rounds, size.seconds),
         "many conversations": reconnects(node, [wide], size.rounds),
         "herd": returns(node, size.herd, 1),
         "web, long history": long_history(node, size.web),

@@ -18,6 +18,9 @@ from bench.scenarios import Result, load, outcome, rotated, stored
 
 FILL_TIMEOUT = 3_600.0
 
+LENGTHS = 3
+"""Rounds at least of what has to be as fast with many messages as with few: they differ by a tenth and more."""
+
 
 @dataclass(frozen=True)
 class History:
@@ -42,7 +45,7 @@ def reconnects(node: str, histories: Sequence[History], rounds: int) -> Iterator
 def lengths(node: str, short: History, middle: History, long: History, rounds: int, seconds: float) -> Iterator[Result]:
     """What a store with many messages does as fast as one with few: syncs, old pages, new messages, in this order, for only
     the last one changes it. And what they take on disk. A page is as full in the `middle` one as in the long one."""
-    histories = (short, middle, long)
+    histories, rounds = (short, middle, long), max(LENGTHS, rounds)
     with tempfile.TemporaryDirectory(prefix="duologue-bench-") as temporary:
         folder = Path(temporary)
         for each in histories:
