@@ -142,6 +142,37 @@ async def test_a_node_that_stands_still_in_a_transaction_holds_nobody_up_for_lon
         assert (await bench.send(ANN, BOB)).failure is None
 
 
+async def test_a_node_that_is_cut_off_between_two_statements_holds_nobody_up_for_long(
+    database: str, postgres: Postgres
+) -> None:
+    """F19. It has its locks, has asked the next thing, and hears nothing any more; what lies between goes on acknowledging."""
+    async with (
+        Proxy(postgres.port) as proxy,
+        nodes(database, 1) as (bench,),
+        nodes(database.replace(str(postgres.port), str(proxy.port)), 1) as (cut_off,),
+    ):
+        locked = False
+
+        def hear(data: bytes) -> bytes:
+            nonlocal locked
+            locked |= b"Bob" in data
+            return data
+
+        def ask(data: bytes) -> bytes:
+            proxy.to_client.swallow |= locked
+            return data
+
+        proxy.to_client.garble, proxy.to_server.garble = hear, ask
+        late = asyncio.create_task(cut_off.send(ANN, BOB, "late"))
+        async with asyncio.timeout(PATIENCE):
+            while not proxy.to_client.swallow:
+                await asyncio.sleep(0.01)
+        assert (await bench.send(ANN, BOB, "meanwhile")).failure is None
+        proxy.heal()
+        await proxy.cut()
+        assert ((await late).failure, late.result().seq) == (None, 2)
+
+
 async def test_a_batch_does_not_wait_long_for_a_lock_that_nobody_lets_go(database: str) -> None:
     """A session that isn't ours may hold it for ever. Every batch of the node waits behind this one."""
     async with nodes(database, 1) as (bench,), session(database) as other:
@@ -151,6 +182,14 @@ async def test_a_batch_does_not_wait_long_for_a_lock_that_nobody_lets_go(databas
         async with asyncio.timeout(STATEMENT_TIMEOUT + PATIENCE):
             assert (await bench.send(ANN, BOB)).failure is Code.UNAVAILABLE
         assert (await bench.send(ANN, CAT)).failure is None
+
+
+async def test_a_node_goes_on_when_a_column_becomes_another_type(database: str) -> None:
+    """What is prepared on the writer's connection was for the table as it was."""
+    async with nodes(database, 1) as (bench,), session(database) as other:
+        await bench.send(ANN, BOB)
+        await other.execute("ALTER TABLE duologue.person ALTER COLUMN name TYPE varchar")
+        assert (await bench.send(ANN, BOB)).failure is None
 
 
 async def test_a_connection_that_stands_still_holds_a_batch_up_for_one_statement(

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from cluster.postgres import Postgres
 from duologue.store.postgres import PostgresStore
+from duologue.store.postgres.connection import Connection
 from tests.support.clock import SetClock
 
 from .conftest import ANN, BOB, CAT
@@ -73,6 +74,21 @@ async def test_a_node_that_was_given_up_comes_back_with_all_its_users(store: Pos
     assert await stalled.renew([ANN.id, CAT.id]) == {ANN.id: 0, CAT.id: 0}
     assert await other.online(USERS) == {ANN.id, CAT.id}
     assert await stalled.renew([ANN.id, CAT.id]) == {}
+
+
+async def test_whoever_stands_still_while_taking_over_a_dead_node_keeps_nobody_from_renewing(
+    store: PostgresStore,
+) -> None:
+    dead, living = store.registry(DEAD), store.registry(NEVER)
+    await dead.renew([])
+    await dead.arrive([ANN.id])
+
+    async def renew_beside(connection: Connection) -> dict[str, int]:
+        await connection.execute("SELECT FROM duologue.node FOR UPDATE")
+        return await living.renew([])
+
+    assert await store._run(renew_beside, readonly=False) == {}
+    assert list(await living.renew([])) == [ANN.id]
 
 
 async def test_the_time_of_a_dead_nodes_last_sign_of_life(store: PostgresStore) -> None:

@@ -45,8 +45,10 @@ LOST: Final = (
     asyncpg.TooManyConnectionsError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.TargetServerAttributeNotMatched,
+    asyncpg.InvalidCachedStatementError,
 )
-"""The connection is gone, or leads to a server that can't serve: restarting, no longer the primary, full of sessions.
+"""The connection is gone, or leads to a server that can't serve: restarting, no longer the primary, full of sessions; or what was
+prepared on it is older than a table.
 Whether a commit under way has happened isn't known."""
 
 RETRYABLE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)

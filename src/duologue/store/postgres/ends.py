@@ -20,16 +20,17 @@ CHECK_SECONDS: Final = 5.0
 RECONNECT_PAUSE: Final = 0.5
 """Seconds until a lost connection is made anew."""
 
+ANNOUNCE: Final = "SELECT pg_notify($1, word) FROM unnest($2::text[]) AS word"
+"""Tells every node of the sessions that the transaction ends, if it's committed."""
+
 _CHANNEL: Final = "duologue_session_ends"
 _USER_DIGITS: Final = 16
 _log = logging.getLogger(__name__)
 
 
-async def announce(connection: Connection, ended: Iterable[tuple[int, bytes]]) -> None:
-    """The keys of users and the hashes of their tokens, to be told to every node if the transaction is committed."""
-    words = [user_id(owner) + token_hash.hex() for owner, token_hash in ended]
-    if words:
-        await connection.execute("SELECT pg_notify($1, word) FROM unnest($2::text[]) AS word", _CHANNEL, words)
+def announcement(ended: Iterable[tuple[int, bytes]]) -> tuple[str, list[str]]:
+    """The parameters of `ANNOUNCE` for these keys of users and hashes of their tokens."""
+    return _CHANNEL, [user_id(owner) + token_hash.hex() for owner, token_hash in ended]
 
 
 class SessionEnds:

@@ -38,10 +38,12 @@ _ENTER = """
     VALUES ($1, clock_timestamp(), clock_timestamp() + make_interval(secs => $2))
 """
 
-# Of two nodes that find a third one dead, one waits for the other's deletion and then finds nothing.
+# Of two nodes that find a third one dead, one has it. The other doesn't wait: the first may be cut off in the middle of it, and
+# for as long nobody else could renew a lease.
 _DEAD = """
-    DELETE FROM duologue.node WHERE until < clock_timestamp() AND id <> $1
-    RETURNING id, (extract(epoch FROM seen) * 1000)::bigint
+    DELETE FROM duologue.node WHERE id IN (
+        SELECT id FROM duologue.node WHERE until < clock_timestamp() AND id <> $1 FOR UPDATE SKIP LOCKED
+    ) RETURNING id, (extract(epoch FROM seen) * 1000)::bigint
 """
 
 # By the node and not by the owners: where presence is spread over servers it asks them all, once for each node that died.

@@ -24,8 +24,9 @@ from duologue.domain.errors import Code, StoreUnusable
 from duologue.domain.ports import Clock, Pending, PendingMessage
 from duologue.store.ledger import Account, Head, Ledger, MessageKey, Pair, Stored, names
 from duologue.store.postgres.connection import DAMAGED, LOST, RETRYABLE, STATEMENT_TIMEOUT, Connection, connect
-from duologue.store.postgres.ends import announce
+from duologue.store.postgres.ends import ANNOUNCE, announcement
 from duologue.store.postgres.keys import conversation_key, user_id, user_key
+from duologue.store.postgres.prepared import Prepared, prepare
 from duologue.store.postgres.schema import Identity, identify, join, keep_migrations_out, leave
 from duologue.store.work import Departure, NewGuest, OneOff, SessionEnd, Work, encodable, fail
 
@@ -95,6 +96,8 @@ _SESSION_END = "DELETE FROM duologue.session WHERE token_hash = ANY($1::bytea[])
 
 _LEFT = "UPDATE duologue.person SET last_seen = greatest(last_seen, $1) WHERE id = ANY($2::bigint[])"
 
+_STATEMENTS: Final = (_LOCK, _HEADS, _EARLIER, _WRITE, _GUEST, _SAME_GUEST, _SESSION_END, _LEFT, ANNOUNCE)
+
 
 class Writer:
     """The committer's engine for PostgreSQL. Its connection lives on a loop of its own, which the writer thread runs for
@@ -113,6 +116,7 @@ class Writer:
         self._clock = clock
         self._loop = new_loop()
         self._connection: Connection | None = None
+        self._prepared: Prepared = {}
         self._wary = 0
         self.guests = 0
         """People whom this node has added."""
@@ -189,12 +193,12 @@ class Writer:
         transaction = connection.transaction()
         await transaction.start()
         try:
-            guests = await self._write_guests(connection, one_offs)
-            ledger.accounts = await self._lock(connection, pendings, one_offs)
-            await self._write_departures(connection, one_offs)
-            await self._write_session_ends(connection, one_offs)
+            guests = await self._write_guests(one_offs)
+            ledger.accounts = await self._lock(pendings, one_offs)
+            await self._write_departures(one_offs)
+            await self._write_session_ends(one_offs)
             if pendings:
-                await self._write_pendings(connection, ledger, pendings, unsure)
+                await self._write_pendings(ledger, pendings, unsure)
         except BaseException as error:
             ledger.forget()
             # A connection that is lost has ended its transaction; one that only seems to live would let us wait for it.
@@ -219,6 +223,7 @@ class Writer:
             if not await keep_migrations_out(connection):
                 raise ConnectionRefusedError("a migration from or to the database is under way")
             await join(connection)
+            self._prepared = await prepare(connection, _STATEMENTS)
             self._on_connect(await identify(connection))
         except BaseException:
             await self._hang_up()
@@ -238,47 +243,42 @@ class Writer:
         except (*LOST, asyncpg.PostgresError):
             await self._hang_up()  # which ends the transaction as well
 
-    async def _lock(
-        self, connection: Connection, pendings: Sequence[Pending], one_offs: Sequence[OneOff]
-    ) -> dict[str, Account]:
+    async def _lock(self, pendings: Sequence[Pending], one_offs: Sequence[OneOff]) -> dict[str, Account]:
         ids = names(pendings)
         for work in one_offs:
             if isinstance(work, Departure):
                 ids.update(work.users)
-        rows = await connection.fetch(_LOCK, _keys(ids))
+        rows = await self._prepared[_LOCK].fetch(_keys(ids))
         return {user_id(key): Account(key, name, version) for key, name, version in rows}
 
-    async def _write_pendings(
-        self, connection: Connection, ledger: _Ledger, pendings: Sequence[Pending], unsure: bool
-    ) -> None:
+    async def _write_pendings(self, ledger: _Ledger, pendings: Sequence[Pending], unsure: bool) -> None:
         accounts = ledger.accounts
         pairs = list(ledger.pairs(pendings))
         if pairs:
-            rows = await connection.fetch(_HEADS, [low for low, _ in pairs], [high for _, high in pairs])
+            rows = await self._prepared[_HEADS].fetch([low for low, _ in pairs], [high for _, high in pairs])
             ledger.heads = {(head.low, head.high): head for head in (Head(*row) for row in rows)}
         earlier = None
         if self._wary or unsure:
-            earlier = await self._load_earlier(connection, ledger.keys(pendings))
+            earlier = await self._load_earlier(ledger.keys(pendings))
         before = {account.key: account.version for account in accounts.values()}
         at = self._clock.wall_ms()
         heads = ledger.enter(pendings, at, earlier)
         if heads:
             name_of = {account.key: account.name for account in accounts.values()}
             moved = [each for each in accounts.values() if each.version != before[each.key]]
-            await connection.execute(_WRITE, *_columns(heads, at, name_of, moved))
+            await self._prepared[_WRITE].fetch(*_columns(heads, at, name_of, moved))
         if unsure:
             _deliver_again(pendings, accounts)
 
-    async def _load_earlier(self, connection: Connection, keys: Sequence[MessageKey]) -> dict[MessageKey, Stored]:
-        rows = await connection.fetch(
-            _EARLIER,
+    async def _load_earlier(self, keys: Sequence[MessageKey]) -> dict[MessageKey, Stored]:
+        rows = await self._prepared[_EARLIER].fetch(
             [conversation_key(low, high) for low, high, _, _ in keys],
             [sender for _, _, sender, _ in keys],
             [id for *_, id in keys],
         )
         return {keys[place - 1]: Stored(*rest) for place, *rest in rows}
 
-    async def _write_guests(self, connection: Connection, works: Sequence[OneOff]) -> int:
+    async def _write_guests(self, works: Sequence[OneOff]) -> int:
         """Write the new guests and return how many there are."""
         count = 0
         for work in works:
@@ -287,22 +287,23 @@ class Writer:
             key = user_key(work.id)
             if key is None:
                 work.failure = Code.BAD_REQUEST
-            elif await connection.fetchval(_GUEST, key, work.name, work.token_hash, work.created) is not None:
+            elif await self._prepared[_GUEST].fetchval(key, work.name, work.token_hash, work.created) is not None:
                 count += 1
-            elif await connection.fetchval(_SAME_GUEST, work.token_hash, key) is None:
+            elif await self._prepared[_SAME_GUEST].fetchval(work.token_hash, key) is None:
                 work.failure = Code.BAD_REQUEST
         return count
 
-    async def _write_departures(self, connection: Connection, works: Sequence[OneOff]) -> None:
+    async def _write_departures(self, works: Sequence[OneOff]) -> None:
         for work in works:
             if isinstance(work, Departure):
-                await connection.execute(_LEFT, work.at, _keys(work.users))
+                await self._prepared[_LEFT].fetch(work.at, _keys(work.users))
 
-    async def _write_session_ends(self, connection: Connection, works: Sequence[OneOff]) -> None:
+    async def _write_session_ends(self, works: Sequence[OneOff]) -> None:
         ended = [work.token_hash for work in works if isinstance(work, SessionEnd)]
         if ended:
-            gone = await connection.fetch(_SESSION_END, ended)
-            await announce(connection, [(person, token_hash) for person, token_hash in gone])
+            gone = await self._prepared[_SESSION_END].fetch(ended)
+            if gone:
+                await self._prepared[ANNOUNCE].fetch(*announcement((person, token_hash) for person, token_hash in gone))
 
     async def _say_goodbye(self) -> None:
         """Let migrations and newer nodes in at once: the server would notice only a moment later that the connection is gone."""
