@@ -96,12 +96,24 @@ class Looks:
             self._clean.append(await asyncio.to_thread(self._look, connects, messages, True))
 
     def table(self) -> str:
-        heads = ["seconds", "connects", "messages", "MB", "MB without SQLite's", "blocks", *self.taken[0].counts()]
+        heads = [
+            "seconds",
+            "connects",
+            "messages",
+            "MB",
+            "MB without SQLite's",
+            "blocks",
+            "MB for blocks",
+            "MB of malloc",
+            "free",
+            *self.taken[0].counts(),
+        ]
         rows = [
             [
                 f"{look.seconds:.0f}", f"{look.connects}", f"{look.messages}",
                 f"{look.memory / 1e6:.2f}", f"{look.own / 1e6:.2f}",
-                f"{look.holding.blocks}", *map(str, look.counts().values()),
+                f"{look.holding.blocks}", f"{look.holding.arenas / 1e6:.2f}",
+                f"{look.holding.malloc / 1e6:.2f}", f"{look.holding.malloc_free / 1e6:.2f}", *map(str, look.counts().values()),
             ]
             for look in self.taken
         ]  # fmt: skip

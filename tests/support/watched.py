@@ -8,9 +8,13 @@ counts its memory, as it does by default in other builds than apsw's.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
+import os
+import re
 import signal
 import sys
+import tempfile
 from types import FrameType
 from typing import Any
 
@@ -35,6 +39,12 @@ class Holding(msgspec.Struct, frozen=True):
     """On the transport's wheel: heartbeats, handshakes, polls."""
     blocks: int
     """Of memory that Python has given to its objects, each at most 512 bytes."""
+    arenas: int
+    """Bytes that Python has from the system for those blocks."""
+    malloc: int
+    """Bytes that everything else in the process has from malloc: larger objects, extensions, SQLite."""
+    malloc_free: int
+    """Bytes that malloc has got from the system and nobody has now."""
     sqlite: int
     """Bytes that SQLite has for its pages and statements; the caches have their own limits (store/sqlite/connection.py)."""
 
@@ -61,10 +71,37 @@ def _asked(number: int, frame: FrameType | None) -> None:
     loop.call_soon_threadsafe(_tell, loop, number == signal.SIGUSR2)
 
 
+class _MallInfo(ctypes.Structure):
+    """`struct mallinfo2` of mallinfo(3), over all arenas."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
+
+
+_libc = ctypes.CDLL(None)
+_libc.mallinfo2.restype = _MallInfo
+
+
+def _arenas() -> int:
+    """Python tells the size of its arenas in words on stderr alone."""
+    with tempfile.TemporaryFile() as words:
+        stderr = os.dup(2)
+        os.dup2(words.fileno(), 2)
+        try:
+            sys._debugmallocstats()
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        words.seek(0)
+        found = re.search(rb"(\d+) arenas \* (\d+) bytes/arena", words.read())
+    return int(found[1]) * int(found[2]) if found else 0
+
+
 def _tell(loop: asyncio.AbstractEventLoop, collect: bool) -> None:
     if collect:
         gc.collect()
     now = loop.time()
+    heap = _libc.mallinfo2()
     holding = Holding(
         connections=sum(server.counters.connections for server in _servers),
         tasks=len(asyncio.all_tasks(loop)),
@@ -73,6 +110,9 @@ def _tell(loop: asyncio.AbstractEventLoop, collect: bool) -> None:
         ),
         deadlines=sum(len(server._engine.wheel) for server in _servers),
         blocks=sys.getallocatedblocks(),
+        arenas=_arenas(),
+        malloc=heap.uordblks + heap.hblkhd,
+        malloc_free=heap.fordblks,
         sqlite=apsw.status(apsw.SQLITE_STATUS_MEMORY_USED)[0],
     )
     print("holds", msgspec.json.encode(holding).decode(), flush=True)
