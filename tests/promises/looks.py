@@ -30,14 +30,11 @@ SETTLES: Final = 3
 LATER: Final = ("descriptors", "threads")
 """What it opens then, and keeps."""
 
-STATEMENTS: Final = 25
-"""That a node prepares on a connection to PostgreSQL. asyncpg has a timer for each, and uses more or fewer connections."""
+POOL: Final = {"descriptors": READERS, "timers": READERS}
+"""What a node may hold more than at first: it uses more or fewer connections to PostgreSQL, and ends idle ones by a timer."""
 
-POOL: Final = {"descriptors": READERS, "timers": READERS * STATEMENTS}
-"""What a node may hold more than at first."""
-
-STATEMENT: Final = 100
-"""Blocks of memory that a prepared statement has at most."""
+STATEMENTS: Final = READERS * 25 * 100
+"""Blocks of memory that those connections have for the statements that are prepared on them."""
 
 
 @dataclass
@@ -79,7 +76,7 @@ class Looks:
         """Without garbage: after the first third and at the end. At each look this would hide garbage that piles up."""
         self._server = server
         self._connections = connections
-        self._slack = POOL if one_node else {}
+        self._one_node = one_node
         self._began = time.monotonic()
 
     async def take(self, connects: int, messages: int, collect: bool = False) -> None:
@@ -96,6 +93,7 @@ class Looks:
             self._clean.append(await asyncio.to_thread(self._look, connects, messages, True))
 
     def table(self) -> str:
+        """All looks, and after them those without garbage."""
         heads = [
             "seconds",
             "connects",
@@ -115,7 +113,7 @@ class Looks:
                 f"{look.holding.blocks}", f"{look.holding.arenas / 1e6:.2f}",
                 f"{look.holding.malloc / 1e6:.2f}", f"{look.holding.malloc_free / 1e6:.2f}", *map(str, look.counts().values()),
             ]
-            for look in self.taken
+            for look in (*self.taken, *self._clean)
         ]  # fmt: skip
         lines = ["  ".join(f"{cell:>{len(head)}}" for cell, head in zip(row, heads, strict=True)) for row in rows]
         return "\n".join(["  ".join(heads), *lines])
@@ -143,7 +141,8 @@ class Looks:
         known = {name: count for name, count in first.items() if name not in LATER}
         if len(self.taken) >= SETTLES:
             known |= {name: max(counts[name] for counts in (first, *more)) for name in LATER}
-        return {name: count + self._slack.get(name, 0) for name, count in known.items()}
+        slack = POOL if self._one_node else {}
+        return {name: count + slack.get(name, 0) for name, count in known.items()}
 
     def _grown(self) -> Iterator[str]:
         for look in self.taken:
@@ -158,8 +157,7 @@ class Looks:
         if after - before > growth:
             yield f"the memory grew from {before:,.0f} to {after:,.0f} bytes, by more than {growth:,.0f}"
         first, final = self._clean
-        statements = max(0, final.holding.timers - first.holding.timers)
-        grown = final.holding.blocks - first.holding.blocks - STATEMENT * statements
+        grown = final.holding.blocks - first.holding.blocks - (STATEMENTS if self._one_node else 0)
         kept = grown / max(1, final.connects - first.connects)
         if kept > KEPT:
             yield f"{kept:.1f} blocks of memory were kept for each connection, more than {KEPT:g}"

@@ -9,6 +9,7 @@ import pytest
 from cluster.postgres import HOST, Postgres
 from duologue.domain.errors import Code, StoreUnusable
 from duologue.store.postgres import schema, writer
+from duologue.store.postgres.connection import LOST, connect
 
 from .conftest import ANN, BOB, Bench
 from .nodes import END_WRITERS, nodes, session
@@ -80,6 +81,13 @@ async def test_a_node_for_which_the_data_has_become_too_new_writes_no_more(
         assert "install the release that the other nodes run" in caplog.text
         await other.execute("UPDATE duologue.meta SET value = '1' WHERE name = 'oldest_reader'")
         assert (await old.send(ANN, BOB)).failure is None
+
+
+async def test_a_node_that_stands_still_while_it_changes_the_schema_keeps_nobody_from_starting(database: str) -> None:
+    stopped = await connect(database)
+    with pytest.raises(LOST):
+        async with schema._alone(stopped), nodes(database, 1) as (bench,):
+            assert (await bench.send(ANN, BOB)).failure is None
 
 
 async def test_a_change_of_the_schema_waits_for_no_long_transaction(

@@ -2,7 +2,8 @@
 
 On SIGUSR1 the server prints a line `holds {...}` (see `Holding`), on SIGUSR2 it collects its garbage before. Nothing is counted
 before that, and nothing that the server does goes through here but the making of its `SocketServer`, which is remembered. SQLite
-counts its memory, as it does by default in other builds than apsw's.
+counts its memory, as it does by default in other builds than apsw's. Caches whose bound would take days to fill have a small
+one: what grows once they're full isn't theirs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import sys
 import tempfile
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import apsw
 import msgspec
@@ -25,6 +26,8 @@ from uvloop.loop import TimerHandle  # type: ignore[attr-defined]
 import duologue.main
 from duologue.cli import main
 from duologue.server.transport import SocketServer
+from duologue.store.ledger import Ledger
+from duologue.store.sqlite import connection
 from tests.support.process import ServerProcess
 
 
@@ -47,6 +50,13 @@ class Holding(msgspec.Struct, frozen=True):
     """Bytes that malloc has got from the system and nobody has now."""
     sqlite: int
     """Bytes that SQLite has for its pages and statements; the caches have their own limits (store/sqlite/connection.py)."""
+
+
+SMALL_CACHE: Final = 2_000_000
+"""Bytes of pages that SQLite keeps for the writer, and for each reader."""
+
+REMEMBERED: Final = 1_000
+"""People whom the ledger remembers, and conversations."""
 
 
 def what_it_holds(server: ServerProcess, collect: bool = False) -> Holding:
@@ -118,7 +128,13 @@ def _tell(loop: asyncio.AbstractEventLoop, collect: bool) -> None:
     print("holds", msgspec.json.encode(holding).decode(), flush=True)
 
 
+def _lower_bounds() -> None:
+    connection.WRITER_CACHE = connection.READER_CACHE = SMALL_CACHE
+    Ledger.__init__.__defaults__ = (REMEMBERED, REMEMBERED)
+
+
 if __name__ == "__main__":
+    _lower_bounds()
     apsw.shutdown()
     apsw.config(apsw.SQLITE_CONFIG_MEMSTATUS, True)
     apsw.initialize()

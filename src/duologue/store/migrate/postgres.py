@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -124,7 +125,8 @@ class PostgresSide:
             records = [(_key(row[0]), _key(row[1]), names[row[1]], *row[2:]) for row in rows]
         else:
             records = [_own(table, row) for row in rows]
-        async with self._connection.transaction():
+        # The driver's own time-out isn't looked at while the server takes no bytes.
+        async with asyncio.timeout(COPY_TIMEOUT), self._connection.transaction():
             await self._connection.copy_records_to_table(
                 table, schema_name="duologue", columns=_COLUMNS[table], records=records, timeout=COPY_TIMEOUT
             )

@@ -17,15 +17,23 @@ ABANDONED_TIMEOUT: Final = 5.0
 """Seconds after which the server ends a transaction whose node has gone silent: a node that was stopped or cut off
 in the middle of one must not keep others from the rows that it has locked."""
 
+SILENCE_TIMEOUT: Final = 11
+"""Seconds after which the server's side of TCP gives up a node of which nothing comes, not even that its bytes have arrived."""
+
+_PROBE_AFTER: Final = 5
+_PROBE_EVERY: Final = 2
+
 _SETTINGS: Final = {
     "application_name": "duologue",
     "synchronous_commit": "on",
     "idle_in_transaction_session_timeout": str(int(ABANDONED_TIMEOUT * 1000)),
     # Half of ours: the server gives up first, and says why.
     "lock_timeout": str(int(STATEMENT_TIMEOUT * 500)),
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
+    "tcp_keepalives_idle": str(_PROBE_AFTER),
+    "tcp_keepalives_interval": str(_PROBE_EVERY),
+    "tcp_keepalives_count": str((SILENCE_TIMEOUT - _PROBE_AFTER) // _PROBE_EVERY),
+    # There are no probes while an answer is on its way: that would take Linux a quarter of an hour to give up.
+    "tcp_user_timeout": str(SILENCE_TIMEOUT * 1000),
     # The statements are small and always the same: compiling them would cost more than it saves.
     "jit": "off",
 }
@@ -46,9 +54,10 @@ LOST: Final = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.TargetServerAttributeNotMatched,
     asyncpg.InvalidCachedStatementError,
+    asyncpg.InvalidSQLStatementNameError,
 )
 """The connection is gone, or leads to a server that can't serve: restarting, no longer the primary, full of sessions; or what was
-prepared on it is older than a table.
+prepared on it is older than a table, or has been taken away by a pooler.
 Whether a commit under way has happened isn't known."""
 
 RETRYABLE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
@@ -64,6 +73,8 @@ def connect_options(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
         "loop": loop,
         "timeout": CONNECT_TIMEOUT,
         "command_timeout": STATEMENT_TIMEOUT,
+        # Our statements are few and always the same. Prepared once: in a transaction that takes locks (prepared.py).
+        "max_cached_statement_lifetime": 0,
         "server_settings": _SETTINGS,
         "target_session_attrs": "read-write",
     }

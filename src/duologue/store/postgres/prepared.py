@@ -3,7 +3,8 @@
 The server ends a silent session by its `idle_in_transaction_session_timeout`, whose clock starts when a command has been ended
 by Sync. The driver prepares a statement the first time it runs, with Parse, Describe and Flush (PostgreSQL documentation,
 "Frontend/Backend Protocol", "Extended Query"): until the next message comes no clock runs. A node that was cut off just then
-would keep its locks until TCP gives up, and behind a proxy that holds the connection for ever.
+would keep its locks until TCP gives up, and behind a proxy that holds the connection for ever. (What's left of that is a
+command whose last bytes, Execute and Sync, were parted from the rest on their way.)
 """
 
 from __future__ import annotations

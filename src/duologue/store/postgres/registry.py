@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
+from duologue.domain.errors import Refusal
 from duologue.store.postgres.connection import Connection
 from duologue.store.postgres.keys import user_id, user_key
 
@@ -38,18 +40,22 @@ _ENTER = """
     VALUES ($1, clock_timestamp(), clock_timestamp() + make_interval(secs => $2))
 """
 
-# Of two nodes that find a third one dead, one has it. The other doesn't wait: the first may be cut off in the middle of it, and
-# for as long nobody else could renew a lease.
-_DEAD = """
-    DELETE FROM duologue.node WHERE id IN (
-        SELECT id FROM duologue.node WHERE until < clock_timestamp() AND id <> $1 FOR UPDATE SKIP LOCKED
-    ) RETURNING id, (extract(epoch FROM seen) * 1000)::bigint
+# Of two nodes that find a third one dead, one has it and the other goes on. In one statement, for between two the first might
+# be cut off. By the node and not by the owners: where presence is spread over servers it asks them all, once for each node
+# that died.
+_TAKE_OVER = """
+    WITH dead AS (
+        DELETE FROM duologue.node WHERE id IN (
+            SELECT id FROM duologue.node WHERE until < clock_timestamp() AND id <> $1 FOR UPDATE SKIP LOCKED
+        ) RETURNING id, (extract(epoch FROM seen) * 1000)::bigint AS at
+    )
+    DELETE FROM duologue.presence USING dead WHERE presence.node = dead.id RETURNING owner, at
 """
 
-# By the node and not by the owners: where presence is spread over servers it asks them all, once for each node that died.
-_ORPHANS = "DELETE FROM duologue.presence WHERE node = ANY($1::text[]) RETURNING owner, node"
-
 _RETIRE = "UPDATE duologue.node SET until = clock_timestamp() + make_interval(secs => $2) WHERE id = $1"
+
+
+_log = logging.getLogger(__name__)
 
 
 class Run(Protocol):
@@ -95,11 +101,18 @@ class PostgresRegistry:
                 await connection.execute(_ENTER, self._node, self._lease)
                 await connection.execute(_ARRIVE, _keys(here), self._node)
                 changed = dict.fromkeys(here, 0)
-            dead = {row[0]: row[1] for row in await connection.fetch(_DEAD, self._node)}
-            if dead:
-                for owner, node in await connection.fetch(_ORPHANS, list(dead)):
-                    changed[user_id(owner)] = dead[node]
             return changed
+
+        changed = await self._run(query, readonly=False)
+        try:
+            return changed | await self._take_over()
+        except Refusal as refusal:
+            _log.warning("the users of dead nodes can't be taken over, trying again at the next beat: %s", refusal)
+            return changed
+
+    async def _take_over(self) -> dict[str, int]:
+        async def query(connection: Connection) -> dict[str, int]:
+            return {user_id(owner): at for owner, at in await connection.fetch(_TAKE_OVER, self._node)}
 
         return await self._run(query, readonly=False)
 

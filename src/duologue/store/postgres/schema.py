@@ -13,8 +13,12 @@ from collections.abc import AsyncIterator
 from importlib import resources
 from typing import Final, NamedTuple
 
+import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
+
 from duologue.domain.errors import StoreUnusable
-from duologue.store.postgres.connection import Connection
+from duologue.store.postgres import prepared
+from duologue.store.postgres.connection import ABANDONED_TIMEOUT, Connection
 
 OLDEST_READERS: Final = {1: 1, 2: 1}
 """For each schema version the oldest version of this code's schema that can still read and write it: nodes of both run
@@ -45,6 +49,13 @@ _PLACE = """
         (SELECT value FROM duologue.meta WHERE name = 'epoch'), (SELECT value FROM duologue.meta WHERE name = 'namespace')
     FROM pg_control_system()
 """
+
+_META: Final = """
+    CREATE SCHEMA IF NOT EXISTS duologue;
+    CREATE TABLE duologue.meta (name text PRIMARY KEY, value text NOT NULL);
+"""
+
+_WRITE: Final = "INSERT INTO duologue.meta VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 
 class Identity(NamedTuple):
@@ -85,18 +96,13 @@ async def end_migration(connection: Connection) -> None:
 
 async def make(connection: Connection) -> None:
     """Bring the schema up to date. Raises `StoreUnusable` if a node is running that couldn't use it any more."""
-    # Held by the session and not by a transaction: one that waited for it might still see the catalogue of before.
-    await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
-    try:
-        version = await _check(connection)
-        new = [(number, text) for number, text in _files() if number > version]
-        if new:
+    if not _files_after(await _check(connection)):
+        return
+    async with _alone(connection):
+        if new := _files_after(await _check(connection)):
             async with _without_nodes_that_cannot_use(connection, new[-1][0]):
                 for number, text in new:
-                    async with connection.transaction():
-                        await _run(connection, number, text)
-    finally:
-        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+                    await _run(connection, number, text)
 
 
 async def join(connection: Connection) -> None:
@@ -110,6 +116,19 @@ async def join(connection: Connection) -> None:
 async def leave(connection: Connection) -> None:
     """Undo `join` and `keep_migrations_out`."""
     await connection.execute("SELECT pg_advisory_unlock_all()")
+
+
+@contextlib.asynccontextmanager
+async def _alone(connection: Connection) -> AsyncIterator[None]:
+    """Nobody else changes the schema; the server ends a session that stands still meanwhile."""
+    await connection.execute(f"SET idle_session_timeout = '{ABANDONED_TIMEOUT:g}s'")
+    # Held by the session and not by a transaction: one that waited for it might still see the catalogue of before.
+    await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+    try:
+        yield
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+        await connection.execute("RESET idle_session_timeout")
 
 
 @contextlib.asynccontextmanager
@@ -138,15 +157,14 @@ async def identify(connection: Connection) -> Identity:
     something else. The namespace changes with the server only, so that nodes find each other while some of them haven't
     noticed yet.
     """
-    found = await _find(connection)
+    found = _known(await connection.fetchrow(_PLACE))
     if found is not None:
         return found
-    await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
-    try:
-        async with connection.transaction():
-            return await _find(connection) or await _begin_life(connection)
-    finally:
-        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+    statements = await prepared.prepare(connection, (_PLACE, _WRITE))
+    async with connection.transaction():
+        await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        place = await statements[_PLACE].fetchrow()
+        return _known(place) or await _begin_life(place, statements[_WRITE])
 
 
 async def check_for_migration(connection: Connection) -> str | None:
@@ -183,34 +201,36 @@ async def _check(connection: Connection) -> int:
 
 
 async def _run(connection: Connection, number: int, text: str) -> None:
-    if number == 1:
-        await connection.execute("CREATE SCHEMA IF NOT EXISTS duologue")
-        await connection.execute("CREATE TABLE duologue.meta (name text PRIMARY KEY, value text NOT NULL)")
-    await connection.execute(text)
-    await write(connection, "schema_version", str(number))
-    await write(connection, "oldest_reader", str(OLDEST_READERS[number]))
+    """In one command, which is a transaction: nobody can be cut off in the middle of it, with whole tables locked."""
+    await connection.execute(
+        f"""
+        {_META if number == 1 else ""}
+        {text}
+        ;
+        INSERT INTO duologue.meta VALUES ('schema_version', '{number}'), ('oldest_reader', '{OLDEST_READERS[number]}')
+            ON CONFLICT (name) DO UPDATE SET value = excluded.value
+        """
+    )
 
 
-async def _find(connection: Connection) -> Identity | None:
-    """What was written down, if it was here."""
-    row = await connection.fetchrow(_PLACE)
-    assert row is not None
-    server, timeline, known_server, known_timeline, epoch, namespace = row
+def _known(place: asyncpg.Record | None) -> Identity | None:
+    """What was written down, if it was here. `place` is the answer to `_PLACE`."""
+    assert place is not None
+    server, timeline, known_server, known_timeline, epoch, namespace = place
     if (server, timeline) != (known_server, known_timeline) or namespace is None:
         return None
     return Identity(epoch, namespace)
 
 
-async def _begin_life(connection: Connection) -> Identity:
-    row = await connection.fetchrow(_PLACE)
-    assert row is not None
-    server, timeline, known_server, _, _, namespace = row
+async def _begin_life(place: asyncpg.Record | None, write: PreparedStatement[asyncpg.Record]) -> Identity:
+    assert place is not None
+    server, timeline, known_server, _, _, namespace = place
     if server != known_server or namespace is None:
         namespace = secrets.token_hex(8)
     epoch = secrets.token_hex(8)
     rows = {"server": server, "timeline": timeline, "epoch": epoch, "namespace": namespace}
     for name, value in rows.items():
-        await write(connection, name, value)
+        await write.fetch(name, value)
     return Identity(epoch, namespace)
 
 
@@ -220,9 +240,11 @@ async def read(connection: Connection, name: str) -> str | None:
 
 
 async def write(connection: Connection, name: str, value: str) -> None:
-    await connection.execute(
-        "INSERT INTO duologue.meta VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value", name, value
-    )
+    await connection.execute(_WRITE, name, value)
+
+
+def _files_after(version: int) -> list[tuple[int, str]]:
+    return [(number, text) for number, text in _files() if number > version]
 
 
 def _files() -> list[tuple[int, str]]:
