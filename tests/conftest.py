@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import hypothesis
 import pytest
 
 from cluster.nats import NatsServer
@@ -36,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # No test of properties is one of speed, and the machine may stand still in any of them.
+    hypothesis.settings.register_profile(
+        "duologue", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("duologue")
     seed = config.getoption("--seed")
     config.stash[_SEED] = secrets.randbits(32) if seed is None else seed
 

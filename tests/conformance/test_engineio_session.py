@@ -172,7 +172,7 @@ async def test_a_websocket_without_heartbeats_is_closed(peer: Peer) -> None:
     websocket = await peer.connect()
     before = time.monotonic()
     assert await websocket.closed(answering=False) == [PING]
-    assert PING_TIMEOUT < time.monotonic() - before < 2 * (PING_INTERVAL + PING_TIMEOUT)
+    assert time.monotonic() - before > PING_TIMEOUT
 
 
 async def test_a_second_pong_is_no_error(peer: Peer) -> None:

@@ -171,7 +171,7 @@ async def test_an_offline_recipient_finds_the_messages(start_server: StartServer
 
 
 async def test_a_reload_keeps_the_user_and_the_messages(start_server: StartServer, start_puppet: StartPuppet) -> None:
-    server = start_server()
+    server = start_server("--presence-grace", "30")
     alice = await Person.arrive(start_puppet, server, {"username": "alice"})
     bob = await Person.arrive(start_puppet, server, {"username": "bob"})
     await alice.puppet.wait_for("user connected")

@@ -67,12 +67,12 @@ async def test_the_upgrade_happens_and_loses_nothing(puppet: Puppet, echo_server
 
 async def test_a_connection_outlives_many_heartbeats(puppet: Puppet, start_echo: Callable[..., ServerProcess]) -> None:
     """After several intervals and the time-out only a client that was heard is still there."""
-    server = start_echo(ping_interval=300, ping_timeout=1_000)
+    server = start_echo(ping_interval=300, ping_timeout=4_000)
     await puppet.connect(server.url, transports=["polling"])
     mark = puppet.mark()
     with pytest.raises(PuppetFailed):
         # Nobody answers this event; the client's own time-out is the clock.
-        await puppet.ask("nobody answers", timeout=2_500)
+        await puppet.ask("nobody answers", timeout=6_000)
     assert puppet.args_of("@disconnect", mark) == []
     assert await puppet.ask("message-with-ack", "still here") == "still here"
 

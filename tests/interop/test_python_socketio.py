@@ -54,7 +54,7 @@ async def listener() -> AsyncIterator[Listener]:
 
 @each_transport
 async def test_echo(listener: Listener, echo_server: ServerProcess, transports: list[str]) -> None:
-    await listener.client.connect(echo_server.url, transports=transports, auth={"token": "123"})
+    await listener.client.connect(echo_server.url, transports=transports, auth={"token": "123"}, wait_timeout=PATIENCE)
     assert await listener.next("auth") == ({"token": "123"},)
     await listener.client.emit("message", (1, "2", {"3": [True]}))
     assert await listener.next("message-back") == (1, "2", {"3": [True]})
@@ -67,7 +67,9 @@ async def test_echo(listener: Listener, echo_server: ServerProcess, transports: 
 @on_both
 async def test_it_comes_back_after_a_restart(listener: Listener, start_server: StartServer) -> None:
     server = start_server()
-    await listener.client.connect(server.url, auth={"username": "alice"}, transports=["websocket"])
+    await listener.client.connect(
+        server.url, auth={"username": "alice"}, transports=["websocket"], wait_timeout=PATIENCE
+    )
     (session,) = await listener.next("session")
     assert server.terminate() == 0
     listener.client.connection_auth = {"sessionID": session["sessionID"]}
@@ -81,8 +83,8 @@ async def test_it_comes_back_after_a_restart(listener: Listener, start_server: S
 async def test_it_talks_in_the_guides_form(start_server: StartServer, transports: list[str]) -> None:
     server = start_server()
     alice, bob = Listener(), Listener()
-    await alice.client.connect(server.url, auth={"username": "alice"}, transports=transports)
-    await bob.client.connect(server.url, auth={"username": "bob"}, transports=transports)
+    await alice.client.connect(server.url, auth={"username": "alice"}, transports=transports, wait_timeout=PATIENCE)
+    await bob.client.connect(server.url, auth={"username": "bob"}, transports=transports, wait_timeout=PATIENCE)
     (announced,) = await alice.next("user connected")
     assert announced["username"] == "bob"
     answer = await alice.client.call(
@@ -103,5 +105,7 @@ async def test_a_refusal_is_a_connection_error(listener: Listener, start_server:
     refusals: list[Any] = []
     listener.client.on("connect_error", refusals.append)
     with pytest.raises(socketio.exceptions.ConnectionError):
-        await listener.client.connect(server.url, auth={"username": "x"}, transports=["websocket"], retry=False)
+        await listener.client.connect(
+            server.url, auth={"username": "x"}, transports=["websocket"], retry=False, wait_timeout=PATIENCE
+        )
     assert [refusal["message"] for refusal in refusals] == ["invalid username"]

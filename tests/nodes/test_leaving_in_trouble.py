@@ -17,8 +17,8 @@ from tests.support.client import ChatClient
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
 
 DRAIN = 2.0
-IN_TIME = DRAIN + CLOSE_TIMEOUT + 1.5
-"""Seconds: the drain, a bus that doesn't confirm its end, and the interpreter's own end."""
+IN_TIME = DRAIN + CLOSE_TIMEOUT + 5.0
+"""Seconds: the drain, a bus that doesn't confirm its end, the interpreter's own end, and the machine."""
 
 TROUBLES: dict[str, Callable[[Postgres, NatsServer], object]] = {
     "database killed": lambda postgres, nats: postgres.kill(),

@@ -62,7 +62,7 @@ async def store(database: str) -> AsyncIterator[PostgresStore]:
 @pytest_asyncio.fixture
 async def two(store: PostgresStore, own_nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Node]]:
     """Nodes that know each other, with a quicker pulse."""
-    monkeypatch.setattr(reach_module, "PULSE", 0.1)
+    monkeypatch.setattr(reach_module, "PULSE", 0.3)
     namespace = secrets.token_hex(4)
     nodes = [Node(own_nats.url, namespace, store.registry(LEASE)) for _ in range(2)]
     for node in nodes:

@@ -150,11 +150,11 @@ async def test_a_node_that_says_nothing_any_more_is_forgotten(nodes: list[Node],
         node.come()
     await _until(lambda: all(node.shares.elsewhere(ANN.id) == 2 for node in nodes))
     await two.bus.close()
-    clock.ahead += LIMITS.presence_lease - 1
+    clock.ahead += LIMITS.presence_lease / 2
     three.shares.refresh(ANN.id)
     three.come()
     await _until(lambda: one.shares.elsewhere(ANN.id) == 3)
-    clock.ahead += 2
+    clock.ahead += LIMITS.presence_lease / 2 + 1
     assert one.shares.elsewhere(ANN.id) == 2
     assert one.clients[0].sender._burst == ALLOWED // 2
 

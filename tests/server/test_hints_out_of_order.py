@@ -79,7 +79,7 @@ def run(check: Callable[[], Any]) -> None:
 
 
 @given(order=st.permutations(range(1, 13)), repeats=st.lists(st.integers(1, 12), max_size=6), seed=st.integers(0, 99))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_order_ends_in_order_and_nothing_is_read(order: list[int], repeats: list[int], seed: int) -> None:
     async def check() -> None:
         scene = Scene(sockets=2, patience=60)
@@ -96,7 +96,7 @@ def test_any_order_ends_in_order_and_nothing_is_read(order: list[int], repeats: 
 
 
 @given(lost=st.sets(st.integers(1, 12), min_size=1, max_size=4), order=st.permutations(range(1, 13)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_only_what_is_lost_is_read_for(lost: set[int], order: list[int]) -> None:
     """The store's answer is played by `go_live`, with the version that the store would be at."""
 

@@ -92,6 +92,14 @@ async def write(bench: Bench, count: int) -> None:
     assert {each.failure for each in sent} == {None}
 
 
+async def until_moved(disk: SlowDatabase, rounds: list[Backfill]) -> None:
+    """Let the disk go on, and wait for the round that waits for it: another thread, which the machine may forget for a while."""
+    disk.go_on.set()
+    async with asyncio.timeout(10):
+        while rounds[-1].under_way:
+            await asyncio.sleep(0)
+
+
 def log_size(folder: Path) -> int:
     return folder.joinpath(f"{DATABASE}-wal").stat().st_size
 
@@ -103,7 +111,7 @@ async def test_messages_are_committed_while_the_disk_takes_its_time(
     for _ in range(5):
         await write(bench, 20)
     assert len(rounds) == 1
-    disk.go_on.set()
+    await until_moved(disk, rounds)
     for _ in range(100):
         await write(bench, 20)
     assert log_size(bench.folder) < 3 * wal.CHECKPOINT_PAGES * 4_096
@@ -131,7 +139,7 @@ async def test_on_a_disk_slower_than_the_writer_it_is_done_in_one_step(
 ) -> None:
     log = await opened(bench, disk)
     await write(bench, wal.CHECKPOINT_PAGES)
-    disk.go_on.set()
+    await until_moved(disk, rounds)
     while log._without != 1:
         await write(bench, 20)
         assert log.pages < 4 * wal.CHECKPOINT_PAGES
