@@ -20,9 +20,9 @@ PATIENCE: Final = 20.0
 PAUSE: Final = 0.2
 """Seconds between two questions whether that is so."""
 
-KEPT: Final = 5.0
-"""Blocks of memory that may be kept for each connection that came and went: who wrote lately is remembered, and so are their
-conversations. A connection that's gone and kept would take dozens."""
+KEPT: Final = 1.0
+"""Blocks of memory that may be kept for each connection that came and went; in half an hour it's a tenth. A connection that's
+gone and kept would take dozens."""
 
 SETTLES: Final = 3
 """The looks, the one before the first visitor included, that tell how many a server has of what it opens when it's needed."""

@@ -55,7 +55,7 @@ class Holding(msgspec.Struct, frozen=True):
 SMALL_CACHE: Final = 2_000_000
 """Bytes of pages that SQLite keeps for the writer, and for each reader."""
 
-REMEMBERED: Final = 1_000
+REMEMBERED: Final = 200
 """People whom the ledger remembers, and conversations."""
 
 
