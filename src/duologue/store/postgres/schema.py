@@ -18,7 +18,7 @@ from asyncpg.prepared_stmt import PreparedStatement
 
 from duologue.domain.errors import StoreUnusable
 from duologue.store.postgres import prepared
-from duologue.store.postgres.connection import ABANDONED_TIMEOUT, Connection
+from duologue.store.postgres.connection import Connection
 
 OLDEST_READERS: Final = {1: 1, 2: 1}
 """For each schema version the oldest version of this code's schema that can still read and write it: nodes of both run
@@ -31,6 +31,10 @@ OLDEST_SERVER: Final = 150_000
 
 _LOCK: Final = 0x44554F4C
 """`DUOL`: the advisory lock of whoever migrates."""
+
+_STANDSTILL: Final = 3
+"""Seconds between two commands after which the server ends the session of whoever migrates: well before those who wait for the
+lock give up (`lock_timeout`)."""
 
 MIGRATION: Final = "migration"
 """The row of `meta` that says how far a migration into this database has come."""
@@ -121,7 +125,7 @@ async def leave(connection: Connection) -> None:
 @contextlib.asynccontextmanager
 async def _alone(connection: Connection) -> AsyncIterator[None]:
     """Nobody else changes the schema; the server ends a session that stands still meanwhile."""
-    await connection.execute(f"SET idle_session_timeout = '{ABANDONED_TIMEOUT:g}s'")
+    await connection.execute(f"SET idle_session_timeout = '{_STANDSTILL}s'")
     # Held by the session and not by a transaction: one that waited for it might still see the catalogue of before.
     await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
     try:
