@@ -73,7 +73,8 @@ def connect_options(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
         "loop": loop,
         "timeout": CONNECT_TIMEOUT,
         "command_timeout": STATEMENT_TIMEOUT,
-        # Our statements are few and always the same. Prepared once: in a transaction that takes locks (prepared.py).
+        # Our statements are few and always the same, and it's best that none is prepared in the middle of a transaction
+        # (prepared.py): so once for each connection, not every five minutes.
         "max_cached_statement_lifetime": 0,
         "server_settings": _SETTINGS,
         "target_session_attrs": "read-write",
