@@ -24,6 +24,9 @@ KEPT: Final = 1.0
 """Blocks of memory that may be kept for each connection that came and went; in half an hour it's a tenth. A connection that's
 gone and kept would take dozens."""
 
+IDLE_LOOKS: Final = 10
+"""Before the first visitor, a `PAUSE` apart: of timers there are now none and now two, though nothing happens."""
+
 SETTLES: Final = 3
 """The looks, the one before the first visitor included, that tell how many a server has of what it opens when it's needed."""
 
@@ -72,6 +75,8 @@ class Looks:
     def __init__(self, server: ServerProcess, connections: int, one_node: bool) -> None:
         """`connections` are those that stay when the visitors are away."""
         self.taken: list[Look] = []
+        self._idle: dict[str, int] = {}
+        """The most that it held of each before the first visitor."""
         self._clean: list[Look] = []
         """Without garbage: after the first third and at the end. At each look this would hide garbage that piles up."""
         self._server = server
@@ -82,6 +87,8 @@ class Looks:
     async def take(self, connects: int, messages: int, collect: bool = False) -> None:
         """Once the server holds no more than at first, or PATIENCE is over; after so many connects and messages. With
         `collect` once more without its garbage."""
+        if not self.taken:
+            await self._watch_idle()
         give_up = time.monotonic() + PATIENCE
         while True:
             look = await asyncio.to_thread(self._look, connects, messages)
@@ -129,18 +136,27 @@ class Looks:
         seconds = time.monotonic() - self._began
         return Look(seconds, connects, messages, memory, server.descriptors(), server.threads(), holding)
 
+    async def _watch_idle(self) -> None:
+        looks = 0
+        async with asyncio.timeout(PATIENCE):
+            while looks < IDLE_LOOKS:
+                look = await asyncio.to_thread(self._look, 0, 0)
+                if look.holding.connections == self._connections:
+                    looks += 1
+                    for name, count in look.counts().items():
+                        self._idle[name] = max(count, self._idle.get(name, 0))
+                await asyncio.sleep(PAUSE)
+
     def _settled(self, look: Look) -> bool:
-        if not self.taken:
-            return look.holding.connections == self._connections
         allowed = self._allowed()
         return all(count <= allowed.get(name, count) for name, count in look.counts().items())
 
     def _allowed(self) -> dict[str, int]:
         """What was held at first; of some things, once the first few looks have told how many."""
-        first, *more = (look.counts() for look in self.taken[:SETTLES])
-        known = {name: count for name, count in first.items() if name not in LATER}
+        known = {name: count for name, count in self._idle.items() if name not in LATER}
         if len(self.taken) >= SETTLES:
-            known |= {name: max(counts[name] for counts in (first, *more)) for name in LATER}
+            first = [look.counts() for look in self.taken[:SETTLES]]
+            known |= {name: max(counts[name] for counts in first) for name in LATER}
         slack = POOL if self._one_node else {}
         return {name: count + slack.get(name, 0) for name, count in known.items()}
 
