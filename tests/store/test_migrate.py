@@ -18,8 +18,11 @@ from duologue.domain.errors import StoreUnusable
 from duologue.domain.model import SyncPage, User
 from duologue.domain.ports import PendingMessage, PendingReceipt
 from duologue.store.migrate import copying
+from duologue.store.migrate import postgres as postgres_side
 from duologue.store.migrate.postgres import PostgresSide
+from duologue.store.migrate.rows import Progress
 from duologue.store.migrate.sqlite import SqliteSide
+from tests.support.proxy import Proxy
 
 from .conftest import Bench
 
@@ -236,3 +239,24 @@ def test_a_session_goes_on_where_it_was(database: str, tmp_path: Path) -> None:
     epoch = asyncio.run(before())
     assert command(str(folder), database) == 0
     assert asyncio.run(after()) == epoch
+
+
+@pytest.mark.asyncio
+async def test_rows_that_the_database_does_not_take_end_the_migration_in_time(
+    database: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than fit on their way: the driver waits for room, without a time-out of its own."""
+    monkeypatch.setattr(postgres_side, "COPY_TIMEOUT", 1.0)
+    async with Proxy(postgres.port) as proxy:
+        side = await PostgresSide.target(database.replace(str(postgres.port), str(proxy.port)), "the database")
+
+        def stop(data: bytes) -> bytes:
+            proxy.to_server.hold |= b"COPY" in data
+            return data
+
+        proxy.to_server.garble = stop
+        rows = [(f"{number:016x}", "x" * 32, None, 0) for number in range(200_000)]
+        async with asyncio.timeout(30):
+            with pytest.raises(TimeoutError):
+                await side.write("person", rows, Progress("x", "person", None))
+            await side.close()

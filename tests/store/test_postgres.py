@@ -16,7 +16,7 @@ from duologue.domain.errors import Code, Refusal
 from duologue.domain.model import User
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt
 from duologue.store.postgres import PostgresStore, writer
-from duologue.store.postgres.connection import STATEMENT_TIMEOUT
+from duologue.store.postgres.connection import SILENCE_TIMEOUT, STATEMENT_TIMEOUT, connect
 from duologue.store.postgres.store import READERS
 from tests.support.proxy import Proxy
 
@@ -171,6 +171,17 @@ async def test_a_node_that_is_cut_off_between_two_statements_holds_nobody_up_for
         proxy.heal()
         await proxy.cut()
         assert ((await late).failure, late.result().seq) == (None, 2)
+
+
+async def test_tcp_gives_up_a_node_of_which_nothing_comes(database: str) -> None:
+    """By what the server's sockets have: with nothing on its way by probes, and with an answer on its way."""
+    connection = await connect(database)
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
+    idle, interval, count, answer = [
+        int(await connection.fetchval(f"SELECT current_setting('{name}')")) for name in names
+    ]
+    assert idle + interval * count == answer / 1000 == SILENCE_TIMEOUT
+    await connection.close()
 
 
 async def test_a_batch_does_not_wait_long_for_a_lock_that_nobody_lets_go(database: str) -> None:

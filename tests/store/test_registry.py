@@ -91,6 +91,21 @@ async def test_whoever_stands_still_while_taking_over_a_dead_node_keeps_nobody_f
     assert list(await living.renew([])) == [ANN.id]
 
 
+async def test_a_takeover_that_fails_costs_nobody_a_lease(store: PostgresStore) -> None:
+    dead, living = store.registry(DEAD), store.registry(NEVER)
+    await dead.renew([])
+    await dead.arrive([ANN.id])
+
+    async def renew_beside(connection: Connection) -> dict[str, int]:
+        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        await connection.execute("SELECT FROM duologue.presence FOR UPDATE")
+        return await living.renew([BOB.id])
+
+    assert await store._run(renew_beside, readonly=False) == {BOB.id: 0}
+    assert await living.online(USERS) == {BOB.id}
+    assert list(await living.renew([BOB.id])) == [ANN.id]
+
+
 async def test_the_time_of_a_dead_nodes_last_sign_of_life(store: PostgresStore) -> None:
     dead, other = store.registry(DEAD), store.registry(NEVER)
     await other.renew([])

@@ -90,6 +90,24 @@ async def test_a_node_that_stands_still_while_it_changes_the_schema_keeps_nobody
             assert (await bench.send(ANN, BOB)).failure is None
 
 
+async def test_a_change_of_the_schema_that_fails_changes_nothing(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(database, 1) as (old,), session(database) as other:
+        new = Bench(database)
+        with monkeypatch.context() as next_version:
+            number = schema.VERSION + 1
+            files = [*schema._files(), (number, "CREATE TABLE duologue.half (whole int); SELECT 1 / 0")]
+            next_version.setattr(schema, "_files", lambda: files)
+            next_version.setattr(schema, "VERSION", number)
+            next_version.setitem(schema.OLDEST_READERS, number, schema.VERSION - 1)
+            with pytest.raises(StoreUnusable, match="division by zero"):
+                await new.open()
+        assert await other.fetchval("SELECT to_regclass('duologue.half')") is None
+        assert await schema.read(other, "schema_version") == str(schema.VERSION)
+        assert (await old.send(ANN, BOB)).failure is None
+
+
 async def test_a_change_of_the_schema_waits_for_no_long_transaction(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

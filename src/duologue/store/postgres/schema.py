@@ -161,13 +161,14 @@ async def identify(connection: Connection) -> Identity:
     something else. The namespace changes with the server only, so that nodes find each other while some of them haven't
     noticed yet.
     """
-    found = _known(await connection.fetchrow(_PLACE))
+    (place,) = await connection.fetch(_PLACE)
+    found = _known(place)
     if found is not None:
         return found
     statements = await prepared.prepare(connection, (_PLACE, _WRITE))
     async with connection.transaction():
         await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        place = await statements[_PLACE].fetchrow()
+        (place,) = await statements[_PLACE].fetch()
         return _known(place) or await _begin_life(place, statements[_WRITE])
 
 
@@ -217,17 +218,15 @@ async def _run(connection: Connection, number: int, text: str) -> None:
     )
 
 
-def _known(place: asyncpg.Record | None) -> Identity | None:
+def _known(place: asyncpg.Record) -> Identity | None:
     """What was written down, if it was here. `place` is the answer to `_PLACE`."""
-    assert place is not None
     server, timeline, known_server, known_timeline, epoch, namespace = place
     if (server, timeline) != (known_server, known_timeline) or namespace is None:
         return None
     return Identity(epoch, namespace)
 
 
-async def _begin_life(place: asyncpg.Record | None, write: PreparedStatement[asyncpg.Record]) -> Identity:
-    assert place is not None
+async def _begin_life(place: asyncpg.Record, write: PreparedStatement[asyncpg.Record]) -> Identity:
     server, timeline, known_server, _, _, namespace = place
     if server != known_server or namespace is None:
         namespace = secrets.token_hex(8)
