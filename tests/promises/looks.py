@@ -24,6 +24,10 @@ KEPT: Final = 1.0
 """Blocks of memory that may be kept for each connection that came and went; in half an hour it's a tenth. A connection that's
 gone and kept would take dozens."""
 
+FILLS: Final = 500
+"""Blocks besides that caches of a server that has just started may still take, however few connections a slow machine lets come
+and go meanwhile; one in ten of a hundred that is kept would take more."""
+
 IDLE_LOOKS: Final = 10
 """Before the first visitor, a `PAUSE` apart: of timers there are now none and now two, though nothing happens."""
 
@@ -174,6 +178,6 @@ class Looks:
             yield f"the memory grew from {before:,.0f} to {after:,.0f} bytes, by more than {growth:,.0f}"
         first, final = self._clean
         grown = final.holding.blocks - first.holding.blocks - (STATEMENTS if self._one_node else 0)
-        kept = grown / max(1, final.connects - first.connects)
-        if kept > KEPT:
-            yield f"{kept:.1f} blocks of memory were kept for each connection, more than {KEPT:g}"
+        connects = final.connects - first.connects
+        if grown > KEPT * connects + FILLS:
+            yield f"{grown} blocks of memory were kept of {connects} connections, more than {KEPT:g} for each and {FILLS}"
