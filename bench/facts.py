@@ -16,7 +16,7 @@ from typing import Any, Final
 from bench.peers.launch import ROOT, node_command
 
 PACKAGES: Final = (
-    "duologue", "picows", "uvloop", "uvicorn", "apsw", "msgspec", "asyncpg", "nats-py", "python-socketio",
+    "duologue", "picows", "uvloop", "uvicorn", "apsw", "bitarray", "msgspec", "asyncpg", "nats-py", "python-socketio",
     "python-engineio", "websockets",
 )  # fmt: skip
 

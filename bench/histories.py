@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench import herd
 from bench.peers.launch import LOAD_CORE, ROOT, Peer, pinned, running
-from bench.scenarios import Result, load, outcome, rotated, stored
+from bench.scenarios import Result, at_rest, load, outcome, rotated, stored
 
 FILL_TIMEOUT = 3_600.0
 
@@ -91,8 +91,11 @@ def _pages(flags: Sequence[str], peer: Peer, sessions: Path, _turn: int) -> Resu
 
 
 def _appends(flags: Sequence[str], peer: Peer, sessions: Path, turn: int) -> Result:
+    # After a start it fills its filter of identities, for seconds if there are millions of messages.
+    seconds, cpu = at_rest(peer)
     how = ("--sockets", str(History.people), "--window", "10", "--seed", str(turn))
-    return load("closed", peer, *how, "--sessions", str(sessions), *flags)
+    result = load("closed", peer, *how, "--sessions", str(sessions), *flags)
+    return {**result, "seconds_to_rest": seconds, "cpu_seconds_to_rest": cpu}
 
 
 def fill(folder: Path, history: History) -> int:

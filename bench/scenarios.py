@@ -23,6 +23,10 @@ LOAD_TIMEOUT: Final = 600.0
 SETTLE_TIMEOUT: Final = 60.0
 SETTLED_FOR: Final = 2.0
 """Seconds that the memory may not move by more than 1% before it counts."""
+AT_REST_FOR: Final = 1.0
+"""Seconds in which a server may use hardly any processor time before it counts as one that has nothing to do."""
+CPU_TICK: Final = 0.01
+"""Seconds: processor time is told in hundredths."""
 
 Result = dict[str, Any]
 _T = TypeVar("_T")
@@ -274,6 +278,19 @@ def settled_memory(peer: HasMemory) -> int:
         if abs(now - last) > last * 0.01:
             last, since = now, time.monotonic()
     return peer.rss()
+
+
+def at_rest(peer: Peer) -> tuple[float, float]:
+    """Wait until it has nothing more to do of its own, or SETTLE_TIMEOUT. The seconds until then, and of processor time."""
+    began = since = time.monotonic()
+    first = last = peer.cpu()
+    while time.monotonic() - began < SETTLE_TIMEOUT and time.monotonic() - since < AT_REST_FOR:
+        time.sleep(PACE)
+        now = peer.cpu()
+        if now - last > CPU_TICK:
+            since = time.monotonic()
+        last = now
+    return since - began, last - first
 
 
 def rotated(items: Sequence[_T], turn: int) -> Sequence[_T]:

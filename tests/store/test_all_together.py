@@ -166,7 +166,7 @@ class Life:
         self.store.writer.rest(size)
         if self.rng.random() < 0.2:
             for _ in range(self.rng.choice((1, 2, 100))):
-                if not self.store.writer.leisure():
+                if self.store.writer.leisure() is None:
                     break
 
     def make_space(self) -> None:

@@ -202,7 +202,7 @@ class Committer:
         yield_to_the_loop()
         error: BaseException | None = None
         batch: list[Work] = []
-        patience: float | None = None
+        patience: float | None = LEISURE
         """Seconds to wait before the engine is given leisure; None if it has nothing to do with it."""
         began = time.monotonic()
         try:

@@ -77,11 +77,11 @@ _TAILS: Final = f"""
 class Filing:
     """The writer's. Whatever a transaction that fails would have filed stays young."""
 
-    def __init__(self, connection: apsw.Connection, young: Young, synchronous: str) -> None:
+    def __init__(self, connection: apsw.Connection, identities: Identities, young: Young, synchronous: str) -> None:
         self._connection = connection
+        self._identities = identities
         self._young = young
         self._synchronous = synchronous
-        self._identities = Identities(connection)
         self._sweep: list[Conversation] = []
         """Conversations that the sweep has still to file, the next one last."""
         self._journalled = 0

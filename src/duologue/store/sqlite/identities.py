@@ -8,6 +8,8 @@ Hashes have no order that their messages have, so in a long conversation each ne
 changed and written. Therefore the newest ones of long conversations are in a table of theirs, a page or two for each, and move
 on many at once. (A log-structured merge tree of two levels, a small one for each conversation.)
 
+Most new ones are known to be in neither table without a look (`identity_filter.py`).
+
 The hash is BLAKE2b with the database's own key, so that nobody can make up ids that share one and have the server read more
 and more of them for each message. CRC-32 over secretly exchanged bytes takes a third of its time, but is linear whatever the
 secret: swap two digits at 15 certain places of a UUID, and it stays the same (`test_identities.py`).
@@ -27,6 +29,7 @@ from duologue.store.ledger import MessageRow
 from duologue.store.sqlite import schema
 from duologue.store.sqlite.bulk import BulkInsert
 from duologue.store.sqlite.chunks import SEQ_BITS, decode
+from duologue.store.sqlite.identity_filter import IdentityFilter
 from duologue.store.sqlite.young import Part
 
 SALT: Final = "identity_salt"
@@ -69,6 +72,7 @@ class Identities:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
+        self.filter: Final = IdentityFilter(connection)
         salt = str(schema.read(connection, SALT)).encode()
         # One of each side's, to be copied: that is faster than to begin with the key each time.
         self._of_low, self._of_high = (
@@ -87,7 +91,10 @@ class Identities:
 
     def known(self, identities: Sequence[int]) -> set[int]:
         """Those of them that some message on disk has, which may be another one."""
-        wanted = array("q", identities)
+        candidates = self.filter.candidates(identities)
+        if not candidates:
+            return set()
+        wanted = array("q", candidates)
         found: Any = self._connection.execute(_KNOWN, (apsw.carray(wanted), apsw.carray(wanted)))
         return {key for (key,) in found}
 
@@ -95,16 +102,19 @@ class Identities:
         """Those of the messages of these parts, in the caller's transaction."""
         settled: list[tuple[int, int]] = []
         recent: list[tuple[int, int]] = []
+        entered: list[int] = []
         moving: list[int] = []
         for _, state, rows, identities, _ in parts:
             if not rows:
                 continue
             conversation = state.number
             identities = identities or self.of(conversation, state.low, rows)
+            entered += identities
             is_long = state.seq > LONG
             (recent if is_long else settled).extend(zip(identities, [row.seq for row in rows], strict=True))
             if is_long and _turn(conversation, rows[0].seq - 1) < _turn(conversation, state.seq):
                 moving.append(conversation)
+        self.filter.add(entered)
         # Each in the order of its keys: neighbours share pages, and a page is found again while it's warm.
         _INSERT.run(self._connection, sorted(settled))
         _INSERT_RECENT.run(self._connection, sorted(recent))

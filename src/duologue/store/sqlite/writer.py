@@ -30,6 +30,15 @@ from duologue.store.work import Departure, NewGuest, OneOff, SessionEnd, Work, e
 RETRY_FILING = 1.0
 """Seconds until filing is tried again after it failed for want of space, or for another process's lock."""
 
+LEARNED_PER_NEW = 20
+"""Identities that the filter learns for each write of a batch, while it isn't whole: about as much work as it'll spare."""
+
+LEARNED_AT_ONCE = (500, 20_000)
+"""The least and the most of them: 0.1 and 4 milliseconds."""
+
+LEARNING_RESTS = 0.005
+"""Seconds between two portions when nobody writes: at a start there may be others who want the processor."""
+
 _log = logging.getLogger(__name__)
 _json = msgspec.json.Encoder()
 
@@ -75,7 +84,7 @@ class Writer:
         self._on_close = on_close
         self._ledger: Ledger[Conversation] = Ledger(self._load_accounts, self._load_conversations)
         self._identities = Identities(connection)
-        self._filing = Filing(connection, young, synchronous)
+        self._filing = Filing(connection, self._identities, young, synchronous)
         self._file_again_at = 0.0
         self._trouble: Code | None = None
         """Why filing failed the last time; None if it didn't."""
@@ -111,6 +120,8 @@ class Writer:
 
     def rest(self, size: int) -> None:
         self._file(lambda: self._filing.after_batch(size, self._number))
+        least, most = LEARNED_AT_ONCE
+        self._learn(min(most, max(least, LEARNED_PER_NEW * size)))
         self._checkpointing(lambda: self._wal.tidy(size))
 
     def leisure(self) -> float | None:
@@ -126,6 +137,8 @@ class Writer:
             return RETRY_FILING
         if more:
             return 0.0
+        if self._learn(LEARNED_AT_ONCE[1]):
+            return LEARNING_RESTS
         return LEISURE if untidy else None
 
     def close(self) -> None:
@@ -266,6 +279,13 @@ class Writer:
             return trouble
         self._trouble = None
         return None
+
+    def _learn(self, count: int) -> bool:
+        """Let the filter read so many identities. True if it isn't whole yet."""
+        identities = self._identities.filter
+        if identities.learning:
+            self._file(lambda: identities.learn(count))
+        return identities.learning
 
     def _checkpointing(self, call: Callable[[], bool]) -> bool:
         try:
