@@ -73,8 +73,11 @@ def _in_turn(
     for turn in range(rounds):
         for each in rotated(histories, turn):
             with running("duologue", node, folder / each.name) as peer:
+                # With millions of messages it fills its filter of identities for a while after a start.
+                seconds, cpu = at_rest(peer)
                 result = measure(peer, folder / f"{each.name}.json", turn)
-            yield {"peer": "duologue", "scenario": f"{what}, {each.name}", "round": turn, **result}
+            rested = {"seconds_to_rest": seconds, "cpu_seconds_to_rest": cpu}
+            yield {"peer": "duologue", "scenario": f"{what}, {each.name}", "round": turn, **rested, **result}
 
 
 def _reconnect(peer: Peer, sessions: Path, _turn: int) -> Result:
@@ -91,11 +94,8 @@ def _pages(flags: Sequence[str], peer: Peer, sessions: Path, _turn: int) -> Resu
 
 
 def _appends(flags: Sequence[str], peer: Peer, sessions: Path, turn: int) -> Result:
-    # After a start it fills its filter of identities, for seconds if there are millions of messages.
-    seconds, cpu = at_rest(peer)
     how = ("--sockets", str(History.people), "--window", "10", "--seed", str(turn))
-    result = load("closed", peer, *how, "--sessions", str(sessions), *flags)
-    return {**result, "seconds_to_rest": seconds, "cpu_seconds_to_rest": cpu}
+    return load("closed", peer, *how, "--sessions", str(sessions), *flags)
 
 
 def fill(folder: Path, history: History) -> int:

@@ -23,10 +23,9 @@ LOAD_TIMEOUT: Final = 600.0
 SETTLE_TIMEOUT: Final = 60.0
 SETTLED_FOR: Final = 2.0
 """Seconds that the memory may not move by more than 1% before it counts."""
-AT_REST_FOR: Final = 1.0
-"""Seconds in which a server may use hardly any processor time before it counts as one that has nothing to do."""
-CPU_TICK: Final = 0.01
-"""Seconds: processor time is told in hundredths."""
+AT_REST: Final = 0.02
+"""Of a core: a server that uses no more of it for a second has nothing to do of its own. Processor time is told in hundredths
+of a second."""
 
 Result = dict[str, Any]
 _T = TypeVar("_T")
@@ -282,15 +281,15 @@ def settled_memory(peer: HasMemory) -> int:
 
 def at_rest(peer: Peer) -> tuple[float, float]:
     """Wait until it has nothing more to do of its own, or SETTLE_TIMEOUT. The seconds until then, and of processor time."""
-    began = since = time.monotonic()
-    first = last = peer.cpu()
-    while time.monotonic() - began < SETTLE_TIMEOUT and time.monotonic() - since < AT_REST_FOR:
-        time.sleep(PACE)
+    began, first = time.monotonic(), peer.cpu()
+    seconds, last = 0.0, first
+    while seconds < SETTLE_TIMEOUT:
+        time.sleep(1)
         now = peer.cpu()
-        if now - last > CPU_TICK:
-            since = time.monotonic()
-        last = now
-    return since - began, last - first
+        if now - last <= AT_REST:
+            break
+        seconds, last = time.monotonic() - began, now
+    return seconds, last - first
 
 
 def rotated(items: Sequence[_T], turn: int) -> Sequence[_T]:
