@@ -126,6 +126,8 @@ class Load:
         """Microseconds."""
         self.refusals = array("q")
         """Microseconds until a message was refused; only in the scenario `overload`."""
+        self.late = array("q")
+        """Microseconds after which each message was sent that was due; not the server's fault, but in its latency."""
         self.hinted = 0
         """Refusals that said when to try again."""
 
@@ -233,7 +235,7 @@ class Load:
         await asyncio.sleep(self.options.warm_up)
         result = await self.measure()
         pace.cancel()
-        return result
+        return {**result, **{f"late_{name}": value for name, value in percentiles(self.late).items()}}
 
     async def overload(self) -> dict[str, Any]:
         """`rate` messages a second for a while, more than the server can carry; then, after CALM seconds, an eighth of that."""
@@ -273,8 +275,10 @@ class Load:
         began, interval, sent = _now(), 1e6 / self.options.rate, 0
         senders = itertools.cycle(self.clients)
         while True:
-            while (due := began + int(sent * interval)) <= _now():
+            while (due := began + int(sent * interval)) <= (now := _now()):
                 sender = next(senders)
+                if self.measuring:
+                    self.late.append(now - due)
                 if note:
                     sender.due.append(due)
                 self.say(sender, due)

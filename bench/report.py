@@ -15,6 +15,8 @@ MEASURES = (
     ("p99_ms", "p99 ms", "{:.2f}"),
     ("server_cpu", "server CPU", "{:.0%}"),
     ("load_cpu", "load CPU", "{:.0%}"),
+    ("late_p50_ms", "p50 ms that the load itself was late", "{:.3f}"),
+    ("late_p99_ms", "p99 ms of the same", "{:.3f}"),
     ("bytes_written_per_message", "bytes to disk a message", "{:,.0f}"),
     ("bytes_stored_per_message", "bytes stored a message", "{:,.0f}"),
     ("fsync_p50_ms", "p50 ms of the disk's sync alone", "{:.2f}"),

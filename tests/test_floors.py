@@ -33,7 +33,7 @@ FLOORS: Final = {
     "wire": floor(others="msgspec", banned=f"{PURE} logging random secrets"),
     "domain": floor(others="msgspec", banned=f"{PURE} logging sqlite3"),
     "actions": floor(ours="domain", others="msgspec", banned=f"{PURE.replace('asyncio ', '')} sqlite3"),
-    "store": floor(ours="domain", others="apsw asyncpg msgspec", banned="sqlite3"),
+    "store": floor(ours="domain", others="apsw asyncpg bitarray msgspec", banned="sqlite3"),
     "bus": floor(ours="domain", others="msgspec nats"),
     "server": floor(ours="wire domain actions", others="httptools msgspec picows starlette uvicorn"),
     "settings": floor(ours="setting_texts", others="platformdirs"),
