@@ -52,7 +52,8 @@ class Reader(Client):
 
     def ask(self) -> None:
         peer, last = self.chosen.choice(self.conversations)
-        full = min(PAGE, last) + 1  # before the first messages there'd be less to read, the more so the shorter they all are
+        # Before the first messages there'd be less to read, and that oftener the shorter conversations are.
+        full = min(PAGE, last) + 1
         asked = {"with": peer, "before": self.chosen.randrange(full, last + 2), "limit": PAGE}
         self.asked_at = time.monotonic()
         self.write(b"421" + json.dumps(["history", asked]).encode())
