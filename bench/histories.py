@@ -90,7 +90,9 @@ def _reconnect(peer: Peer, sessions: Path, _turn: int) -> Result:
 
 def _pages(flags: Sequence[str], peer: Peer, sessions: Path, _turn: int) -> Result:
     command = [sys.executable, "-m", "bench.pages", "--url", peer.url, "--sessions", str(sessions), *flags]
-    return outcome(pinned(LOAD_CORE, command))
+    read = peer.read()
+    result = outcome(pinned(LOAD_CORE, command))
+    return {**result, "bytes_from_disk_per_second": (peer.read() - read) / float(flags[-1])}
 
 
 def _appends(flags: Sequence[str], peer: Peer, sessions: Path, turn: int) -> Result:

@@ -46,6 +46,7 @@ MEASURES = (
     ("reconnects_per_second", "reconnects/s", "{:,.0f}"),
     ("bytes_per_reconnect", "bytes a reconnect", "{:,.0f}"),
     ("pages_per_second", "pages of 50 a second", "{:,.0f}"),
+    ("bytes_from_disk_per_second", "bytes a second for them that weren't in the system's page cache", "{:,.0f}"),
     ("page_p50_ms", "p50 ms of a page", "{:.2f}"),
     ("page_p99_ms", "p99 ms of a page", "{:.2f}"),
     ("late_frames_at_rest", "frames over 25 ms at rest", "{:.1%}"),

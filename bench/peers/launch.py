@@ -54,6 +54,10 @@ class Peer:
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system)
 
+    def read(self) -> int:
+        """Bytes that the process has had read from disk: what the system's page cache hadn't."""
+        return int(psutil.Process(self.process.pid).io_counters().read_bytes)
+
     def written(self) -> int:
         """Bytes that the process has had written to disk."""
         return int(psutil.Process(self.process.pid).io_counters().write_bytes)
