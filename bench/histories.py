@@ -18,6 +18,9 @@ from bench.scenarios import Result, at_rest, load, outcome, rotated, stored
 
 FILL_TIMEOUT = 3_600.0
 
+READ_AT_ONCE = 1 << 20
+"""Bytes."""
+
 LENGTHS = 3
 """Rounds at least of what has to be as fast with many messages as with few: they differ by a tenth and more."""
 
@@ -75,9 +78,19 @@ def _in_turn(
             with running("duologue", node, folder / each.name) as peer:
                 # With millions of messages it fills its filter of identities for a while after a start.
                 seconds, cpu = at_rest(peer)
+                _read_once(folder / each.name)
                 result = measure(peer, folder / f"{each.name}.json", turn)
             rested = {"seconds_to_rest": seconds, "cpu_seconds_to_rest": cpu}
             yield {"peer": "duologue", "scenario": f"{what}, {each.name}", "round": turn, **rested, **result}
+
+
+def _read_once(folder: Path) -> None:
+    """So that the system has it in its page cache, both histories alike: what nobody used for a while some machines reclaim,
+    however much memory is free, and then one history would be read from memory and the other from the disk."""
+    for file in folder.iterdir():
+        with file.open("rb", buffering=0) as content:
+            while content.read(READ_AT_ONCE):
+                pass
 
 
 def _reconnect(peer: Peer, sessions: Path, _turn: int) -> Result:
