@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _READ_BUFFER = 2_048
 """Bytes per connection to begin with, picows' least; it grows with the frames."""
 
-_SHARE = 16_384
+_SHARE = 32_768
 """Bytes that one connection may send in ..."""
 
 _SHARE_SECONDS = 0.01
