@@ -73,7 +73,7 @@ class Client(WSListener):
         self.transport = transport
         self.write = transport.underlying_transport.write
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002 - picows'
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type is not WSMsgType.TEXT:
             return
         payload = frame.get_payload_as_bytes()
@@ -101,7 +101,7 @@ class Client(WSListener):
         elif payload.startswith(b"44"):
             self.ready.set_exception(RuntimeError(payload.decode()))
 
-    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows'
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
         if not self.ready.done():
             self.ready.set_exception(ConnectionError("closed at sign-in"))
         elif not self.load.leaving:

@@ -61,7 +61,7 @@ class Guest(Client):
         elif payload.startswith(b'42["user disconnected"'):
             self.left.add(json.loads(payload[2:])[1])
 
-    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows'
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
         self.gone.set()
         self.writable.set()
 

@@ -53,7 +53,7 @@ class Person(Client):
         elif payload.startswith(b'42["sync"'):
             self.ready.set_result(None)
 
-    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows'
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
         self.refusal = self.refusal or "a socket was lost"
         self._acked.set()
         if not self.ready.done():

@@ -24,8 +24,9 @@ SETTLE_TIMEOUT: Final = 60.0
 SETTLED_FOR: Final = 2.0
 """Seconds that the memory may not move by more than 1% before it counts."""
 AT_REST: Final = 0.02
-"""Of a core: a server that uses no more of it for a second has nothing to do of its own. Processor time is told in hundredths
-of a second."""
+"""Of a core: a server that uses no more of it has nothing to do of its own ..."""
+AT_REST_FOR: Final = 1.0
+"""... for so many seconds: processor time is told in hundredths."""
 
 Result = dict[str, Any]
 _T = TypeVar("_T")
@@ -284,9 +285,9 @@ def at_rest(peer: Peer) -> tuple[float, float]:
     began, first = time.monotonic(), peer.cpu()
     seconds, last = 0.0, first
     while seconds < SETTLE_TIMEOUT:
-        time.sleep(1)
+        time.sleep(AT_REST_FOR)
         now = peer.cpu()
-        if now - last <= AT_REST:
+        if now - last <= AT_REST * AT_REST_FOR:
             break
         seconds, last = time.monotonic() - began, now
     return seconds, last - first

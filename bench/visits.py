@@ -89,7 +89,7 @@ class Person(Client):
         elif payload.startswith(b"44") and not self.ready.done():
             self.ready.set_exception(RuntimeError(payload.decode()))
 
-    def on_ws_disconnected(self, transport: picows.WSTransport) -> None:  # noqa: ARG002 - picows'
+    def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
         for waiting in (self.ready, self._ack):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(ConnectionError("closed"))

@@ -60,9 +60,9 @@ def new_keys(rng: random.Random, count: int, bits: int = 32) -> list[int]:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("again", range(20))
+@pytest.mark.parametrize("turn", range(20))
 def test_whatever_is_filed_and_moved_while_it_is_filled(
-    connection: apsw.Connection, rng: random.Random, again: int
+    connection: apsw.Connection, rng: random.Random, turn: int
 ) -> None:
     for table in TABLES:
         insert(connection, table, new_keys(rng, rng.randrange(200), bits=10))
@@ -170,12 +170,29 @@ def test_new_messages_cost_no_look_at_the_tables(tmp_path: Path, rng: random.Ran
     assert identities._KNOWN in asked, "it isn't whole yet"
     while store.writer.leisure() is not None:
         pass
+    looks = 0
+    for number in range(520, 540):
+        asked.clear()
+        store.writer.write(messages(rng, number, 1))
+        looks += identities._KNOWN in asked
+    assert looks < 6, "each of them has its bit set by chance, one in five hundred"
     asked.clear()
-    store.writer.write(messages(rng, 520, 20))
-    assert identities._KNOWN not in asked
     store.writer.write([again(sent[0])])
     assert identities._KNOWN in asked
     store.writing.exec_trace = None
+    store.close()
+
+
+def test_it_leaves_time_to_those_who_come_back(
+    tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LEARNED_AT_ONCE", (1, 5))
+    store = OneThread(tmp_path / "data", SetClock())
+    store.add(ANN, BOB)
+    store.writer.write(messages(rng, 0, 20))
+    file_all(store)
+    assert store.writer._identities.filter.learning
+    assert store.writer.leisure() == writer.LEAST_REST
     store.close()
 
 
