@@ -201,7 +201,7 @@ else:
             """An sdist has the client built, and so needs no Node."""
             return [NODE_WHEEL] if (SOURCES / "package.json").is_file() else []
 
-        def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's
+        def initialize(self, version: str, build_data: dict[str, Any]) -> None:
             if os.environ.get("DUOLOGUE_SKIP_CLIENT") == "1":
                 return
             self.app.display_info("Building the web client")

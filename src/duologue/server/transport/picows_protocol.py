@@ -69,7 +69,7 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
     class WebsocketProtocol(WSProtocol):  # type: ignore[misc]
         __slots__ = ("_connection", "_connections", "_raw_transport", "_since", "_taken")
 
-        def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:  # noqa: ARG002 - uvicorn's
+        def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
             largest = max(engine.limits.max_payload for engine in engines.values())
             super().__init__(
                 None,  # host_port: for clients
@@ -180,7 +180,7 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
             self._connection = WebsocketConnection(engine, Opening(session, address, kept))
             return keys[0]
 
-        def _listener(self, request: WSUpgradeRequest) -> WSListener | None:  # noqa: ARG002 - picows'
+        def _listener(self, request: WSUpgradeRequest) -> WSListener | None:
             return self._connection
 
         def _feed(self, data: bytes) -> None:
