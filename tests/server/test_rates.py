@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from duologue.domain import rate
 from tests.support.client import ChatClient, Refused
-from tests.support.inside import MovedClock, serving
+from tests.support.composition import Chat
+from tests.support.inside import LIMITS, MovedClock, serving
+from tests.support.pipe import Pipe
 
 pytestmark = pytest.mark.asyncio
 
@@ -53,6 +57,38 @@ async def test_coming_back_refills_no_allowance(tmp_path: Path, guide: bool) -> 
         await spend(ann, 1)
         clock.ahead += BURST / SLOW
         await spend(ann, BURST)
+
+
+async def test_what_comes_in_one_turn_is_taken_up_to_the_allowance_and_all_after_it_refused(tmp_path: Path) -> None:
+    """Also if the allowance grows meanwhile: nothing overtakes what was refused before it."""
+    clock = MovedClock()
+    chat = await Chat.open(
+        tmp_path / "data", clock, msgspec.structs.replace(LIMITS, message_rate=SLOW, message_burst=BURST)
+    )
+    ann = Pipe(chat.transport)
+    ann.connect({"username": "ann"})
+    await ann.until(lambda: any(name == "users" for name, _ in ann.events))
+    own_id = next(body["userID"] for name, body in ann.events if name == "session")
+    ids = []
+    for number in range(3 * BURST):
+        if number == 2 * BURST:
+            clock.ahead += 5 / SLOW
+        id = ann.emit("private message", {"to": own_id, "content": "x", "id": str(uuid.uuid4())})
+        assert id is not None
+        ids.append(id)
+    last = ann.emit("typing", {"to": own_id})
+    assert last is not None
+    await ann.until(lambda: {*ids, last} <= set(ann.acks))
+    answers = [ann.acks[id] for id in ids]
+    assert [answer.get("seq") for answer in answers] == [*range(1, BURST + 1), *[None] * 2 * BURST]
+    assert {answer["error"] for answer in answers[BURST:]} == {"rate limited"}
+    assert all(0 < answer["retryAfter"] <= 1 / SLOW for answer in answers[BURST:])
+    assert ann.acks[last] == {}, "what is no write is asked for by itself"
+    assert (await ann.ask("private message", {"to": own_id, "content": "x", "id": str(uuid.uuid4())}))[
+        "seq"
+    ] == BURST + 1
+    assert ann.broken == []
+    await chat.leave()
 
 
 async def test_of_those_who_left_only_unpaid_allowances_are_kept_and_not_too_many(

@@ -33,10 +33,13 @@ def refuse(client: Client, event: str, ack_id: int | None, refusal: Refusal, id:
         client.socket.send(encode_frame(encode_event("refused", body)))
 
 
-@functools.lru_cache(KEPT_ANSWERS)
 def ack_of(refusal: Refusal) -> bytes:
-    """The arguments of the ack by which an event is answered with a refusal that `Store.refusal` gave out: made once for each."""
+    """The arguments of the ack by which an event is answered with a refusal."""
     return b"[%b]" % events.refusal(refusal.code, refusal.code.sentence, seconds_to_wait(refusal))
+
+
+kept_ack_of = functools.lru_cache(KEPT_ANSWERS)(ack_of)
+"""The same of a refusal that `Store.refusal` gave out: made once for each."""
 
 
 def refuse_connection(socket: Socket, refusal: Refusal) -> None:

@@ -22,7 +22,7 @@ from duologue.domain.ports import Bus, Clock, Registry, Store
 from duologue.domain.rate import AddressBuckets
 from duologue.server import events
 from duologue.server.admission import Admission
-from duologue.server.answers import ack_of, refuse, refuse_connection
+from duologue.server.answers import ack_of, kept_ack_of, refuse, refuse_connection
 from duologue.server.catchup import CatchUp
 from duologue.server.comparison import Comparison
 from duologue.server.elsewhere import Elsewhere
@@ -113,7 +113,7 @@ class Gateway:
         self._requests = Requests(store, bus, self.presence, self.sessions, limits, returns)
         self._tasks: set[asyncio.Task[None]] = set()
         self._admissions: dict[Socket, asyncio.Task[None]] = {}
-        self.refuser = Refuser(_WRITES, store.refusal, ack_of)
+        self.refuser = Refuser(_WRITES, store.refusal, kept_ack_of)
         """For events that the store has to take."""
         self._sign_ins = AddressBuckets(limits.connect_rate, limits.connect_burst)
         self._clock = clock
@@ -203,16 +203,18 @@ class Gateway:
             if not self.hub.is_here(client.user_id):
                 self.senders.leave(client.sender)
 
-    def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> None:
+    def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> bytes | None:
+        """Returns how the writes are answered that come after this in the same turn; None if they are looked at."""
         client: Client = socket.data
         refused = self._spend(client)
         if refused is not None:
             refuse(client, name, ack_id, refused, _id_of(argument))
-            return
+            return ack_of(refused)
         try:
             self._handlers[name](client, argument, ack_id)
         except Refusal as refusal:
             refuse(client, name, ack_id, refusal, _id_of(argument))
+        return None
 
     def on_event(
         self, socket: Socket, name: str, args: list[msgspec.Raw], ack_id: int | None, attachments: tuple[bytes, ...]

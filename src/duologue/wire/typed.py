@@ -81,11 +81,16 @@ class Schemas:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
 
+    def refused(self, arguments: bytes) -> Refused:
+        """None yet, to be passed with the next packets: all that the refuser is asked for will be in it. `arguments`: those of
+        each ACK, a JSON array."""
+        return Refused(arguments, self._most)
+
     def _refuse(self) -> Refused | None:
         refuser = self._refuser
         if refuser is None or (refusal := refuser.ask()) is None:
             return None
-        return Refused(refuser.answer(refusal), self._most)
+        return self.refused(refuser.answer(refusal))
 
 
 def _strict(type_: type[msgspec.Struct]) -> type[msgspec.Struct]:

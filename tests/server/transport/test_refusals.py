@@ -28,12 +28,18 @@ class Quiet:
     def __init__(self) -> None:
         self.sockets: list[Socket] = []
         self.events: list[str] = []
+        self.enough: bytes | None = None
+        """What it says of an event's type by itself, and of those after it."""
 
     def on_connect(self, socket: Socket, auth: msgspec.Raw | None) -> None:
         self.sockets.append(socket)
 
     def on_event(self, socket: Socket, name: str, *rest: Any) -> None:
         self.events.append(name)
+
+    def on_typed_event(self, socket: Socket, name: str, argument: Any, ack_id: int | None) -> bytes | None:
+        self.on_event(socket, name)
+        return self.enough
 
     def on_disconnect(self, socket: Socket, reason: str) -> None:
         pass
@@ -47,15 +53,16 @@ class Overloaded:
         self.server = SocketServer(
             self.app,
             types={"note": Note, "other": Note},
-            on_typed_event=self.app.on_event,
+            on_typed_event=self.app.on_typed_event,
             refuser=Refuser(["note"], self._ask, self._answer),
         )
         self.answer: bytes | None = answer
+        self.why: str | None = "why"
         self.asked = 0
 
-    def _ask(self) -> str:
+    def _ask(self) -> str | None:
         self.asked += 1
-        return "why"
+        return self.why
 
     def _answer(self, why: str) -> bytes:
         assert why == "why"
@@ -105,6 +112,33 @@ async def test_what_came_in_one_turn_is_asked_for_once(overloaded: Overloaded) -
         assert overloaded.asked == 2 * turn
     assert client.acks == dict.fromkeys(range(1, 201), "no")
     assert other.acks == {1: "no", 2: "no"}
+
+
+async def test_what_comes_after_the_applications_own_no_in_the_same_turn_is_answered_unread(
+    overloaded: Overloaded,
+) -> None:
+    app, overloaded.why = overloaded.app, None
+    client, other = await accepted(overloaded), await accepted(overloaded)
+    for turn in range(2):
+        app.events = []
+        app.enough = b'["enough"]'
+        client.emit("other", {"text": "one too many"}, ack=False)
+        app.enough = None
+        asked = overloaded.asked
+        refused = [client.emit("note", {"text": "hi"}) for _ in range(40)]
+        assert (app.events, overloaded.asked) == (["other"], asked)
+        client.emit("note", {"text": "without an ack"}, ack=False)
+        app.enough = b'["a second no"]'
+        client.emit("other", {"text": "of another kind"}, ack=False)
+        app.enough = None
+        other.emit("note", {"text": "from somebody else"})
+        assert app.events == ["other", "note", "other", "note"]
+        await client.until(lambda last=refused[-1]: last in client.acks)
+        assert [client.acks[id] for id in refused if id] == ["enough"] * 40
+        assert len(client.acks) == 40 * (turn + 1)
+    client.emit("note", {"text": "another turn"})
+    assert app.events[-2:] == ["note", "note"]
+    assert client.broken == other.broken == []
 
 
 async def test_the_answers_come_before_the_goodbye(overloaded: Overloaded) -> None:

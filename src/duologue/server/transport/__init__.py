@@ -58,7 +58,8 @@ ack_id)`; whatever differs in any way goes to `on_event` as ever::
 
 `refuser`, a `duologue.wire.Refuser`, is asked before the argument of an event of its names is read, if that wants an ack, and
 may answer it then and there. Whom it refuses something is refused all such events that come in the same turn of the loop. So an
-overloaded application has next to nothing to do for a no.
+overloaded application has next to nothing to do for a no. The same begins when `on_typed_event` returns the arguments of an ACK:
+that event it has answered itself, those after it are answered with this.
 
 `admit(address) -> float | None` is asked once a handshake: None lets the peer in, seconds refuse it with 429 and
 Retry-After.

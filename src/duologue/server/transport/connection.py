@@ -39,8 +39,9 @@ class App(Protocol):
 AckHandler = Callable[[Socket, int, list[Raw], tuple[bytes, ...]], None]
 """Gets what clients answer to events that were sent with an ack id."""
 
-TypedHandler = Callable[[Socket, str, Any, int | None], None]
-"""Gets the events that the server's schemas take: name, argument, ack id. All others go to `App.on_event`."""
+TypedHandler = Callable[[Socket, str, Any, int | None], bytes | None]
+"""Gets the events that the server's schemas take: name, argument, ack id. All others go to `App.on_event`. What it returns, the
+arguments of an ACK, answers all that `Refuser.names` names and that comes after this in the same turn of the loop."""
 
 
 class TypedEvents(NamedTuple):
@@ -92,10 +93,11 @@ class Connection:
             ):
                 self._dispatch(self._namespaces.receive_text(packet))
             elif isinstance(received, TypedEvent):
-                typed.handler(self._sockets[MAIN], received.name, received.argument, received.ack_id)
+                refusal = typed.handler(self._sockets[MAIN], received.name, received.argument, received.ack_id)
+                if refusal is not None and self._refused is None:
+                    self._refuse(typed.schemas.refused(refusal))
             elif self._refused is None:
-                self._refused = received
-                self.session.mark()
+                self._refuse(received)
         except Exception as error:
             self._failed(error)
 
@@ -136,6 +138,11 @@ class Connection:
             self._farewell(socket, reason)
 
     # Inside
+
+    def _refuse(self, refused: Refused) -> None:
+        """And all that it's to be asked for until the turn's end."""
+        self._refused = refused
+        self.session.mark()
 
     def _dispatch(self, received: Received) -> None:
         try:
