@@ -22,6 +22,10 @@ LATE = 5.0
 RECOVERY = 60.0
 """Seconds in which everybody has to be back after the last failure."""
 
+AT_LAST = 120.0
+"""Seconds in which a message is acknowledged and a device connected, also for whoever comes upon the node that stands still for a
+minute again and again, 15 s each time."""
+
 FEWEST = 50
 """Messages of which a 99th percentile says something."""
 
@@ -107,11 +111,11 @@ class Talk:
             number += 1
             to = self._rng.choice(self.people).user_id
             began = time.monotonic()
-            await person.send_surely(to, f"{person.device} says {number}")
+            await person.send_surely(to, f"{person.device} says {number}", timeout=AT_LAST)
             self.said.append(Said(began, time.monotonic() - began))
 
     async def _listen(self) -> None:
         while True:
             if not self.second.connected:
-                await self.second.connect_surely()
+                await self.second.connect_surely(AT_LAST)
             await self.second.wait_ended(timeout=LIFE)
