@@ -114,12 +114,14 @@ async def talk_through(
                 course.troubles.append((began, time.monotonic()))
                 await talk.record.acknowledged(20)
                 await talk.go_on(calm)
-            if talking.done():
-                await talking  # raises what it ended with
         async with asyncio.timeout(TROUBLE):
             talk.stop()
             await talking
             await talk.judge(late)
+    except TimeoutError:
+        if talking.done():
+            await talking  # why nobody talks any more
+        raise
     finally:
         talking.cancel()
         await asyncio.wait([talking])

@@ -61,9 +61,13 @@ class Talk:
 
     async def talk(self) -> None:
         listening = asyncio.create_task(self._listen())
-        await asyncio.gather(*(self._speak(person) for person in self.people))
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        try:
+            async with asyncio.TaskGroup() as speaking:
+                for person in self.people:
+                    speaking.create_task(self._speak(person))
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
 
     def stop(self) -> None:
         self._stop = True
