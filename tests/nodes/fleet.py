@@ -18,7 +18,7 @@ from tests.support.client import ChatClient
 from tests.support.process import ServerProcess
 from tests.support.record import Record
 from tests.support.release import Release
-from tests.support.talk import LATE, Talk
+from tests.support.talk import LATE, SURELY, Talk
 
 TROUBLE = 90.0
 """Seconds that one trouble may take until people talk again."""
@@ -96,11 +96,16 @@ class Course(NamedTuple):
 
 
 async def talk_through(
-    fleet: Fleet, rng: random.Random, *troubles: Trouble, late: float = LATE, calm: float = 0.0
+    fleet: Fleet,
+    rng: random.Random,
+    *troubles: Trouble,
+    late: float = LATE,
+    calm: float = 0.0,
+    surely: float = SURELY,
 ) -> Course:
     """Let people talk on all nodes, and let each of the troubles happen amid it, with so many seconds of calm before the first
     and after each; then judge everything."""
-    talk = Talk(fleet.client, rng)
+    talk = Talk(fleet.client, rng, surely)
     course = Course(talk, [])
     await talk.begin()
     talking = asyncio.create_task(talk.talk())
@@ -114,13 +119,16 @@ async def talk_through(
                 course.troubles.append((began, time.monotonic()))
                 await talk.record.acknowledged(20)
                 await talk.go_on(calm)
+            if talking.done():
+                talking.result()  # raises what it ended with
+            assert not talking.done()
         async with asyncio.timeout(TROUBLE):
             talk.stop()
             await talking
             await talk.judge(late)
     except TimeoutError:
         if talking.done():
-            await talking  # why nobody talks any more
+            talking.result()  # why nobody talks any more
         raise
     finally:
         talking.cancel()

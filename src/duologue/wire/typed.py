@@ -82,8 +82,8 @@ class Schemas:
             return None
 
     def refused(self, arguments: bytes) -> Refused:
-        """None yet, to be passed with the next packets: all that the refuser is asked for will be in it. `arguments`: those of
-        each ACK, a JSON array."""
+        """An empty one, to be passed with the next packets: all that the refuser is asked for will be in it. `arguments`: those
+        of each ACK, a JSON array."""
         return Refused(arguments, self._most)
 
     def _refuse(self) -> Refused | None:

@@ -29,7 +29,7 @@ class Quiet:
         self.sockets: list[Socket] = []
         self.events: list[str] = []
         self.enough: bytes | None = None
-        """What it says of an event's type by itself, and of those after it."""
+        """What it has those answered with that come after an event which it has heard."""
 
     def on_connect(self, socket: Socket, auth: msgspec.Raw | None) -> None:
         self.sockets.append(socket)

@@ -140,7 +140,7 @@ class Connection:
     # Inside
 
     def _refuse(self, refused: Refused) -> None:
-        """And all that it's to be asked for until the turn's end."""
+        """Answer at the turn's end what is in it, and what will be by then."""
         self._refused = refused
         self.session.mark()
 

@@ -34,7 +34,7 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
         _body = 0
         _in_message = False
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it
             super().connection_made(transport)
             wheel.schedule(self, config.header_timeout)
 

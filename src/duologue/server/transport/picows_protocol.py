@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from picows import WSAutoPingStrategy
-from picows.picows import WSProtocol  # type: ignore[attr-defined]
+from picows.picows import WSProtocol  # type: ignore[attr-defined]  # its stubs leave it out
 
 from duologue.server.transport.engine import Engine, Opening
 from duologue.server.transport.handshake import (
@@ -66,7 +66,7 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
     by_path = dict(engines)
     by_path.update({path.rstrip("/"): engine for path, engine in engines.items() if path != "/"})
 
-    class WebsocketProtocol(WSProtocol):  # type: ignore[misc]
+    class WebsocketProtocol(WSProtocol):  # type: ignore[misc]  # of no known type, therefore
         __slots__ = ("_connection", "_connections", "_raw_transport", "_since", "_taken")
 
         def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
