@@ -219,6 +219,9 @@ async def test_a_cut_tab_catches_up_by_itself(start_server: StartServer, start_p
     await alice.say(bob, "into the cut")
     await bob.puppet.wait_for("users", since=mark)
     assert await alice.heard("no matter") == 0
+    async with asyncio.timeout(10):  # by the page, or after it if the page was read before the message was stored
+        while not (await bob.heard("into the cut") or await bob.shows(alice)):
+            pass
     if await bob.heard("into the cut") == 0:
         assert await bob.shows(alice) == [("into the cut", False)]
 
