@@ -54,7 +54,7 @@ class OneThread:
         """As `Readers.run_for`."""
         self._reading.execute("BEGIN")
         try:
-            self._reading.execute(readers._BEGIN_SNAPSHOT).fetchall()
+            self._reading.execute(readers._SNAPSHOT).fetchall()
             return query(self._reading, {user: self.young.of(user)}, *arguments, **named)
         finally:
             self._reading.execute("COMMIT")

@@ -1,4 +1,4 @@
-"""What is read from the database about people and conversations. Each function runs in one read transaction and issues a
+"""What is read from the database about people and conversations. Each function sees one snapshot (`readers.py`) and issues a
 fixed number of statements, however many conversations a page has.
 
 What a user's conversations have in memory (`young.py`) comes as `known`, and stands above what the tables say of them.

@@ -1,14 +1,17 @@
 """A few reading connections, each used by one thread at a time, with every read bounded in time.
 
-A read is a function of a connection, run in one transaction: whatever it asks, it sees one committed snapshot. It never
-keeps that snapshot longer than `READ_SECONDS`, for the log can't be emptied past it. Of what isn't in the tables yet it is
-given the part of the users whom it is about, as of the same moment (`young.py`).
+A read is a function of a connection that sees one committed snapshot, either because it's one statement or by a transaction
+around all of them. It never keeps that snapshot longer than `READ_SECONDS`, for the log can't be emptied past it. Of what isn't
+in the tables yet it is given the part of the users whom it is about, as of the same moment (`young.py`).
+
+Every step of a statement lets go of the interpreter's lock and has to get it back from the loop: none is taken without need.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Concatenate, ParamSpec, TypeVar
@@ -34,7 +37,7 @@ WAIT_SECONDS = 15.0
 _CHECK_EVERY = 20_000
 """Instructions of SQLite's machine (about a millisecond) between two looks at the clock."""
 
-_BEGIN_SNAPSHOT = "SELECT value FROM meta LIMIT 1"
+_SNAPSHOT = "SELECT value FROM meta LIMIT 1"
 """BEGIN alone doesn't: the snapshot is taken by the first read."""
 
 P = ParamSpec("P")
@@ -52,10 +55,9 @@ class Readers:
         clock: Clock,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        self._connections = connections
         self._young = young
-        self._free = list(connections)
-        self._clock = clock
+        self._readers = [_Reader(connection, clock) for connection in connections]
+        self._free = list(self._readers)
         self._on_failure = on_failure
         self._waiting = 0
         self._open = True
@@ -64,8 +66,8 @@ class Readers:
     async def run(
         self, query: Callable[Concatenate[apsw.Connection, P], T], *arguments: P.args, **named: P.kwargs
     ) -> T:
-        """The answer of a query of what is always in its table. Raises `Refusal(UNAVAILABLE)` when there are too many
-        reads or it takes too long."""
+        """The answer of a query that is one statement, of what is always in its table. Raises `Refusal(UNAVAILABLE)` when
+        there are too many reads or it takes too long."""
         return await self._run(query.__name__, lambda connection: query(connection, *arguments, **named))
 
     async def run_for(
@@ -75,11 +77,13 @@ class Readers:
         *arguments: P.args,
         **named: P.kwargs,
     ) -> T:
-        """As `run`, of a query of conversations: what is young of these users' is given to it by the user."""
+        """As `run`, of a query of conversations, of as many statements as it needs: what is young of these users' is given to
+        it by the user."""
 
         def ask(connection: apsw.Connection) -> T:
+            connection.execute("BEGIN")
             with self._young.lock:
-                connection.execute(_BEGIN_SNAPSHOT).fetchall()
+                connection.execute(_SNAPSHOT).fetchall()
                 known = {user: self._young.of(user) for user in users}
             return query(connection, known, *arguments, **named)
 
@@ -108,22 +112,14 @@ class Readers:
         """Finish what runs, refuse what waits, and close the connections."""
         self._open = False
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
-        for connection in self._connections:
-            connection.close(True)
+        for reader in self._readers:
+            reader.connection.close(True)
 
     def _read(self, name: str, ask: Callable[[apsw.Connection], T]) -> T:
         # As many threads as connections, so there's always a free one; a list's pop and append are atomic.
-        connection = self._free.pop()
-        deadline = self._clock.monotonic() + READ_SECONDS
-        connection.set_progress_handler(lambda: self._clock.monotonic() > deadline, _CHECK_EVERY)
+        reader = self._free.pop()
         try:
-            connection.execute("BEGIN")
-            try:
-                return ask(connection)
-            finally:
-                if connection.in_transaction:
-                    connection.set_progress_handler(None)
-                    connection.execute("COMMIT")
+            return reader.read(ask)
         except apsw.InterruptError:
             _log.warning("a read was interrupted after %.0f s: %s", READ_SECONDS, name)
             raise Refusal(Code.UNAVAILABLE, "the read took too long") from None
@@ -132,4 +128,26 @@ class Readers:
         except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
             raise StoreFailed(f"reading the database failed: {error}") from error
         finally:
-            self._free.append(connection)
+            self._free.append(reader)
+
+
+class _Reader:
+    """A connection, and until when what it reads may take."""
+
+    def __init__(self, connection: apsw.Connection, clock: Clock) -> None:
+        self.connection = connection
+        self._clock = clock
+        self._deadline = math.inf
+        connection.set_progress_handler(self._is_late, _CHECK_EVERY)
+
+    def read(self, ask: Callable[[apsw.Connection], T]) -> T:
+        self._deadline = self._clock.monotonic() + READ_SECONDS
+        try:
+            return ask(self.connection)
+        finally:
+            self._deadline = math.inf
+            if self.connection.in_transaction:
+                self.connection.execute("COMMIT")
+
+    def _is_late(self) -> bool:
+        return self._clock.monotonic() > self._deadline
