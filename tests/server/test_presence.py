@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 import pytest
 
-from duologue.store.sqlite.readers import MAX_WAITING
+from duologue.store.sqlite import readers
 from tests.support.client import ChatClient, ConnectionLost, Event
 from tests.support.inside import Inside, serving
 
@@ -145,20 +145,21 @@ async def test_who_is_back_before_everybody_was_told_that_they_left_is_online(tm
         assert told(bob.user_id, ann.events)[-1] == "connected"
 
 
-async def test_departures_are_told_once_the_store_can_say_to_whom(tmp_path: Path) -> None:
+async def test_departures_are_told_once_the_store_can_say_to_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with serving(tmp_path / "data", announce_people=0) as inside:
         ann, bob, cat = [await told_to_acquaintances(inside, name) for name in ("ann", "bob", "cat")]
         watcher = await ChatClient(inside.url, "watcher").connect()
         await watcher.request("watch", {"users": [bob.user_id, cat.user_id]})
         await acquainted(bob, ann)
         await acquainted(cat, ann)
-        readers = inside.store._readers
-        readers._waiting += MAX_WAITING  # as many reads as the store takes, so it refuses all others
+        monkeypatch.setattr(readers, "MAX_WAITING", 0)  # no line: every read is refused
         await leave(inside, bob)
         await wait_told(watcher, bob, "disconnected")  # whom nothing has to be read for
         await leave(inside, cat)
         await wait_told(watcher, cat, "disconnected")
-        readers._waiting -= MAX_WAITING
+        monkeypatch.undo()
         await wait_told(ann, bob, "connected", "disconnected")
         await wait_told(ann, cat, "connected", "disconnected")
 

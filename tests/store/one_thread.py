@@ -10,7 +10,7 @@ import apsw
 
 from duologue.domain.model import User
 from duologue.domain.ports import Clock
-from duologue.store.sqlite import readers, store
+from duologue.store.sqlite import reader, store
 from duologue.store.sqlite.files import Folder
 from duologue.store.sqlite.wal import Wal
 from duologue.store.sqlite.writer import Writer
@@ -54,7 +54,7 @@ class OneThread:
         """As `Readers.run_for`."""
         self._reading.execute("BEGIN")
         try:
-            self._reading.execute(readers._SNAPSHOT).fetchall()
+            self._reading.execute(reader._SNAPSHOT).fetchall()
             return query(self._reading, {user: self.young.of(user)}, *arguments, **named)
         finally:
             self._reading.execute("COMMIT")

@@ -13,9 +13,10 @@ import pytest
 
 from duologue.domain.model import User
 from duologue.store.sqlite import SqliteStore
+from duologue.store.sqlite.reader import Read
 from duologue.store.sqlite.readers import READERS
 
-from .conftest import ANN, Bench
+from .conftest import ANN, TIMEOUT, Bench
 
 pytestmark = pytest.mark.asyncio
 
@@ -25,10 +26,13 @@ async def test_a_read_is_cancelled_when_its_answer_is_already_on_the_way(ready: 
     assert isinstance(store, SqliteStore)
     task = asyncio.create_task(store.people([ANN.id]))
     await asyncio.sleep(0)
-    # Once all the threads meet here, the read is over and its answer waits for the loop, which we're blocking.
-    meeting = threading.Barrier(READERS)
-    for done in [store._readers._threads.submit(meeting.wait) for _ in range(READERS)]:
-        done.result()
+    # Once all the threads have met twice, the read is over and its answer waits for the loop, which we're blocking: with the
+    # first meeting it may still be in the same hands.
+    for _ in range(2):
+        meeting = threading.Barrier(READERS + 1)
+        for _ in range(READERS):
+            store._readers._line.put(Read("", None, lambda _, __, meeting=meeting: meeting.wait(), asyncio.Future()))
+        meeting.wait(TIMEOUT)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

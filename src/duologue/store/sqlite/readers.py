@@ -1,52 +1,44 @@
-"""A few reading connections, each used by one thread at a time, with every read bounded in time.
+"""A few reading connections and their threads, and the line before them.
 
-A read is a function of a connection that sees one committed snapshot, either because it's one statement or by a transaction
-around all of them. It never keeps that snapshot longer than `READ_SECONDS`, for the log can't be emptied past it. Of what isn't
-in the tables yet it is given the part of the users whom it is about, as of the same moment (`young.py`).
-
-Every step of a statement lets go of the interpreter's lock and has to get it back from the loop: none is taken without need.
+While all are busy, reads wait, and whichever reader is free next takes its share of those that wait, up to `MAX_TOGETHER` at
+once (`reader.py`): nobody waits for company, and the more there is to do the less each costs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Concatenate, ParamSpec, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 import apsw
 
 from duologue.domain.errors import Code, Refusal, StoreFailed
 from duologue.domain.ports import Clock
+from duologue.store.sqlite.reader import KnownByUser, Read, Reader
 from duologue.store.sqlite.young import Known, Young
 
-READERS = 2
+READERS: Final = 2
 """Reading connections and their threads."""
 
-MAX_WAITING = 5_000
-"""Reads that wait or run; the next one is refused. A herd of reconnecting clients fits, see F13."""
+MAX_TOGETHER: Final = 16
+"""Reads in one transaction."""
 
-READ_SECONDS = 5.0
-"""A read that takes longer is interrupted, so that it neither keeps others waiting nor pins the log."""
+MAX_WAITING: Final = 5_000
+"""Reads in the line, also those for which nobody waits any more; the next one is refused. A herd of reconnecting clients fits,
+see F13."""
 
-WAIT_SECONDS = 15.0
-"""A caller waits no longer than this for a read, its time in the queue included."""
-
-_CHECK_EVERY = 20_000
-"""Instructions of SQLite's machine (about a millisecond) between two looks at the clock."""
-
-_SNAPSHOT = "SELECT value FROM meta LIMIT 1"
-"""BEGIN alone doesn't: the snapshot is taken by the first read."""
+WAIT_SECONDS: Final = 15.0
+"""A caller waits no longer than this for a read, its time in the line included."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 
 class Readers:
-    """The pool. `on_failure` hears, on the loop, of an error that says the database can't be read any more."""
+    """The pool. All methods belong to the loop. `on_failure` hears of an error that says the database can't be read any more."""
 
     def __init__(
         self,
@@ -55,20 +47,28 @@ class Readers:
         clock: Clock,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        self._young = young
-        self._readers = [_Reader(connection, clock) for connection in connections]
-        self._free = list(self._readers)
+        self._readers = [Reader(connection, young, clock) for connection in connections]
         self._on_failure = on_failure
-        self._waiting = 0
+        self._line: SimpleQueue[Read | None] = SimpleQueue()
+        """`None` is for a thread that takes it: the end."""
+        self._unanswered: OrderedDict[Read, float] = OrderedDict()
+        """Until when each may wait, the one that asked first at the front."""
+        self._alarm: asyncio.TimerHandle | None = None
         self._open = True
-        self._threads = ThreadPoolExecutor(len(connections), thread_name_prefix="duologue-reader")
+        self._loop = asyncio.get_running_loop()
+        self._threads = [
+            threading.Thread(target=self._work, args=(reader,), name="duologue-reader", daemon=True)
+            for reader in self._readers
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def run(
         self, query: Callable[Concatenate[apsw.Connection, P], T], *arguments: P.args, **named: P.kwargs
     ) -> T:
         """The answer of a query that is one statement, of what is always in its table. Raises `Refusal(UNAVAILABLE)` when
         there are too many reads or it takes too long."""
-        return await self._run(query.__name__, lambda connection: query(connection, *arguments, **named))
+        return await self._ask(query.__name__, None, lambda connection, _: query(connection, *arguments, **named))
 
     async def run_for(
         self,
@@ -78,76 +78,101 @@ class Readers:
         **named: P.kwargs,
     ) -> T:
         """As `run`, of a query of conversations, of as many statements as it needs: what is young of these users' is given to
-        it by the user."""
-
-        def ask(connection: apsw.Connection) -> T:
-            connection.execute("BEGIN")
-            with self._young.lock:
-                connection.execute(_SNAPSHOT).fetchall()
-                known = {user: self._young.of(user) for user in users}
-            return query(connection, known, *arguments, **named)
-
-        return await self._run(query.__name__, ask)
-
-    async def _run(self, name: str, ask: Callable[[apsw.Connection], T]) -> T:
-        if not self._open:
-            raise Refusal(Code.UNAVAILABLE, "the store is closed")
-        if self._waiting >= MAX_WAITING:
-            raise Refusal(Code.UNAVAILABLE, "too many reads are waiting")
-        self._waiting += 1
-        try:
-            loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(self._threads, self._read, name, ask)
-            async with asyncio.timeout(WAIT_SECONDS):  # not wait_for: up to Python 3.11 it may swallow a cancellation
-                return await work
-        except TimeoutError:
-            raise Refusal(Code.UNAVAILABLE, "the read took too long") from None
-        except StoreFailed as error:
-            self._on_failure(error)
-            raise Refusal(Code.UNAVAILABLE, "the store failed") from error
-        finally:
-            self._waiting -= 1
+        it by the user, and maybe that of others."""
+        return await self._ask(
+            query.__name__, users, lambda connection, known: query(connection, known, *arguments, **named)
+        )
 
     async def close(self) -> None:
         """Finish what runs, refuse what waits, and close the connections."""
         self._open = False
-        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        while (read := _next_of(self._line)) is not None:
+            self._refuse(read, "the store is closed")
+        for _ in self._threads:
+            self._line.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        if self._alarm is not None:
+            self._alarm.cancel()
         for reader in self._readers:
-            reader.connection.close(True)
+            reader.close()
 
-    def _read(self, name: str, ask: Callable[[apsw.Connection], T]) -> T:
-        # As many threads as connections, so there's always a free one; a list's pop and append are atomic.
-        reader = self._free.pop()
+    async def _ask(self, name: str, users: Sequence[str] | None, ask: Callable[[apsw.Connection, KnownByUser], T]) -> T:
+        if not self._open:
+            raise Refusal(Code.UNAVAILABLE, "the store is closed")
+        if self._line.qsize() >= MAX_WAITING:
+            raise Refusal(Code.UNAVAILABLE, "too many reads are waiting")
+        future: asyncio.Future[T] = self._loop.create_future()
+        read = Read(name, users, ask, future)
+        self._unanswered[read] = self._loop.time() + WAIT_SECONDS
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(WAIT_SECONDS, self._give_up)
+        self._line.put(read)
         try:
-            return reader.read(ask)
-        except apsw.InterruptError:
-            _log.warning("a read was interrupted after %.0f s: %s", READ_SECONDS, name)
-            raise Refusal(Code.UNAVAILABLE, "the read took too long") from None
-        except (apsw.BusyError, apsw.LockedError, apsw.FullError) as error:
-            raise Refusal(Code.UNAVAILABLE, str(error)) from error
-        except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
-            raise StoreFailed(f"reading the database failed: {error}") from error
-        finally:
-            self._free.append(reader)
+            return await future
+        except StoreFailed as error:
+            raise Refusal(Code.UNAVAILABLE, "the store failed") from error
+
+    def _answer(self, reads: Sequence[Read]) -> None:
+        for read in reads:
+            if isinstance(read.error, StoreFailed):
+                self._on_failure(read.error)
+            read.settle()
+            self._unanswered.pop(read, None)
+
+    def _give_up(self) -> None:
+        """The one timer of all who wait: refuse those who have waited for too long."""
+        self._alarm = None
+        while self._unanswered:
+            read, deadline = next(iter(self._unanswered.items()))
+            if deadline > self._loop.time():
+                self._alarm = self._loop.call_at(deadline, self._give_up)
+                break
+            self._refuse(read, "the read took too long")
+
+    def _refuse(self, read: Read, why: str) -> None:
+        self._unanswered.pop(read, None)
+        if not read.future.done():
+            read.future.set_exception(Refusal(Code.UNAVAILABLE, why))
+
+    # In a thread.
+
+    def _work(self, reader: Reader) -> None:
+        reads: Sequence[Read] = ()
+        while reads := reads or self._share():
+            done = len(reads)
+            if self._open:
+                try:
+                    done = reader.read(reads)
+                except BaseException as error:
+                    for read in reads:
+                        read.error = error
+            else:
+                for read in reads:
+                    read.error = Refusal(Code.UNAVAILABLE, "the store is closed")
+            self._loop.call_soon_threadsafe(self._answer, reads[:done])
+            reads = reads[done:]
+
+    def _share(self) -> list[Read]:
+        """The next that wait, none at the end. As many others are left for each of the other readers: this one may be held
+        up by any of them."""
+        read = self._line.get()
+        reads = []
+        room = min(MAX_TOGETHER, 1 + self._line.qsize() // len(self._readers))
+        while read is not None:
+            reads.append(read)
+            if len(reads) == room:
+                break
+            read = _next_of(self._line)
+        return reads
 
 
-class _Reader:
-    """A connection, and until when what it reads may take."""
-
-    def __init__(self, connection: apsw.Connection, clock: Clock) -> None:
-        self.connection = connection
-        self._clock = clock
-        self._deadline = math.inf
-        connection.set_progress_handler(self._is_late, _CHECK_EVERY)
-
-    def read(self, ask: Callable[[apsw.Connection], T]) -> T:
-        self._deadline = self._clock.monotonic() + READ_SECONDS
-        try:
-            return ask(self.connection)
-        finally:
-            self._deadline = math.inf
-            if self.connection.in_transaction:
-                self.connection.execute("COMMIT")
-
-    def _is_late(self) -> bool:
-        return self._clock.monotonic() > self._deadline
+def _next_of(line: SimpleQueue[Read | None]) -> Read | None:
+    """None if nobody waits, or at the end."""
+    try:
+        read = line.get_nowait()
+    except Empty:
+        return None
+    if read is None:
+        line.put(None)  # for another one
+    return read
