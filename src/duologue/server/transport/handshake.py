@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -17,6 +18,9 @@ from duologue.wire.engineio import PROTOCOL
 MAX_QUERY = 2_048
 """Bytes of a query string."""
 MAX_PARAMETERS = 32
+
+KNOWN_QUERIES = 64
+"""Queries without a session's id whose meaning is remembered: nearly everybody comes with the same one."""
 
 POLLING = "polling"
 WEBSOCKET = "websocket"
@@ -49,9 +53,13 @@ UNAVAILABLE = Refused(503, 3, "Service unavailable", 1)
 NOT_FOUND = Refused(404, 3, "Not found")
 
 
-def parse_query(raw: bytes) -> dict[str, str] | Refused:
+def parse_query(raw: bytes) -> Mapping[str, str] | Refused:
     if len(raw) > MAX_QUERY:
         return BAD_REQUEST
+    return _parse(raw) if b"sid=" in raw else _parse_known(raw)
+
+
+def _parse(raw: bytes) -> Mapping[str, str] | Refused:
     try:
         pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
     except ValueError:
@@ -64,6 +72,8 @@ def parse_query(raw: bytes) -> dict[str, str] | Refused:
         return BAD_REQUEST
     return query
 
+
+_parse_known = lru_cache(KNOWN_QUERIES)(_parse)
 
 _MEANINGFUL = frozenset({"EIO", "transport", "sid", "j"})
 

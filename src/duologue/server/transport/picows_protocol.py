@@ -99,7 +99,7 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
             # A read takes no more than the system has: picows' buffer grows to whatever a peer sends.
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SHARE)
             self._connections.add(self)
-            super().connection_made(transport)
+            super().connection_made(_Underlying(transport))
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._connections.discard(self)
@@ -177,7 +177,7 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
                 return BAD_REQUEST
             kept = {name: headers[name][0] for name in engine.config.keep_headers if name in headers}
             session = found if isinstance(found, Session) else None
-            self._connection = WebsocketConnection(engine, Opening(session, address, kept))
+            self._connection = WebsocketConnection(engine, Opening(session, address, kept), transport)
             return keys[0]
 
         def _listener(self, request: WSUpgradeRequest) -> WSListener | None:
@@ -192,6 +192,34 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
                 data = data[size:]
 
     return WebsocketProtocol
+
+
+class _Underlying:
+    """The transport as picows knows it, but for its socket, and that but for the options: picows asks for four of them, for a
+    line of its log that is switched off, and for each uvloop makes a socket object."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def get_extra_info(self, name: str) -> object:
+        found = self._transport.get_extra_info(name)
+        return _Socket(found) if name == "socket" else found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _Socket:
+    __slots__ = ("fileno", "setsockopt")
+
+    def __init__(self, real: socket.socket) -> None:
+        self.fileno = real.fileno
+        self.setsockopt = real.setsockopt
+
+    def getsockopt(self, *_: int) -> int:
+        return 0
 
 
 def _resume(transport: asyncio.Transport) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
@@ -11,6 +11,9 @@ from duologue.server.transport.engine import Engine, Opening
 from duologue.server.transport.session import PROTOCOL_ERROR, SHUTTING_DOWN, Session
 from duologue.wire.messages import BINARY, CONTINUATION, TEXT, Assembler
 from duologue.wire.violation import Violation
+
+if TYPE_CHECKING:
+    import asyncio
 
 log = logging.getLogger("duologue.transport")
 
@@ -31,20 +34,19 @@ class WebsocketConnection(WSListener):
 
     __slots__ = ("_assembler", "_engine", "_opening", "_session", "_transport", "_underlying", "due")
 
-    def __init__(self, engine: Engine, opening: Opening) -> None:
+    def __init__(self, engine: Engine, opening: Opening, underlying: asyncio.Transport) -> None:
         self._engine = engine
         self._opening: Opening | None = opening
         self._session: Session | None = None
         self._assembler: Assembler | None = None
         self._transport: Any = None
-        self._underlying: Any = None
+        self._underlying = underlying
         self.due = 0
 
     # From picows
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self._transport = transport
-        self._underlying = transport.underlying_transport
         opening, self._opening = self._opening, None
         if opening is None:
             return
@@ -160,7 +162,7 @@ class WebsocketConnection(WSListener):
         self._underlying.write(data)
 
     def buffered(self) -> int:
-        return int(self._underlying.get_write_buffer_size())
+        return self._underlying.get_write_buffer_size()
 
     def close(self, code: int) -> None:
         self._session = None
