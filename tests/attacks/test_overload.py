@@ -75,7 +75,7 @@ def test_a_flood_is_refused_in_part_and_loses_nothing(tmp_path: Path) -> None:
             4 * FLOOD,
         ):  # where other tests run beside this one the most was more than it could show
             result = load(server, "overload", "--rate", str(times * most), "--seconds", "2", "--warm-up", "1")
-            if result["refused"]:
+            if result["refused"] and not result["refused_when_calm"]:  # nor would that, if the machine stood still then
                 break
         judge(result, server)
         assert result["deliveries_per_second"] > 0

@@ -126,8 +126,8 @@ async def talk(one: ChatClient, other: ChatClient) -> None:
     """Two people who talk all the while; each answer has to come in time."""
     count = 0
     while True:
-        await one.send(other.user_id, f"said {count}", timeout=3)
-        await other.wait_for_message(f"said {count}", timeout=3)
+        await one.send(other.user_id, f"said {count}", timeout=10)
+        await other.wait_for_message(f"said {count}", timeout=10)
         count += 1
         await asyncio.sleep(0.02)
 

@@ -28,7 +28,7 @@ class Ben:
     def write(self, *lines: str) -> None:
         # In a thread of its own, for Playwright has an event loop running in this one.
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, self._write(lines)).result(WAIT / 1_000)
+            thread.submit(asyncio.run, self._write(lines)).result(4 * WAIT / 1_000)
 
     async def _write(self, lines: tuple[str, ...]) -> None:
         client = await ChatClient(self._url, "Ben", session_id=self._session).connect()

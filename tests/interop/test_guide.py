@@ -20,6 +20,9 @@ pytestmark = [pytest.mark.asyncio, on_both]
 QUICK = {"reconnectionDelay": 50, "reconnectionDelayMax": 200}
 NO_GRACE = ("--presence-grace", "0")
 
+PATIENCE = 20.0
+"""Seconds until a message that was sent without an ack is stored."""
+
 
 class Person:
     def __init__(self, puppet: Puppet) -> None:
@@ -166,7 +169,9 @@ async def test_an_offline_recipient_finds_the_messages(start_server: StartServer
     assert await alice.heard("no matter") == 0
     back = await Person.arrive(start_puppet, server, {"sessionID": bob.session_id})
     assert back.user_id == bob.user_id
-    assert await back.shows(alice) == [("are you there?", False), ("then later", False)]
+    async with asyncio.timeout(PATIENCE):  # to say something is not to know that it was stored
+        while await back.shows(alice) != [("are you there?", False), ("then later", False)]:
+            await asyncio.sleep(0.05)
     assert await alice.puppet.wait_for("user connected", lambda args: args[0]["userID"] == bob.user_id)
 
 

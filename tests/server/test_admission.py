@@ -65,7 +65,7 @@ async def test_who_is_not_signed_in_in_time_is_closed_wherever_they_are_in_the_l
         ann = await ChatClient(inside.url, "ann").connect()
         ann.cut()
         with inside.store.hold("sync") as gate, monkeypatch.context() as patch:
-            patch.setattr(gateway, "ADMISSION_TIMEOUT", 1.0)
+            patch.setattr(gateway, "ADMISSION_TIMEOUT", 5.0)
             coming = sign_in_many(inside, ann.session_id)
             await gate.reached(ADMISSIONS_AT_ONCE)
             answers = await asyncio.gather(*coming, return_exceptions=True)

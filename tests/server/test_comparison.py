@@ -24,7 +24,7 @@ from tests.support.inside import LIMITS
 
 pytestmark = pytest.mark.asyncio
 
-QUERIES = 20
+QUERIES = 100
 NEVER = 3600.0
 
 
@@ -55,7 +55,7 @@ async def test_many_who_are_behind_wait_for_late_hints_once(tmp_path: Path, monk
     comparing.bus_changed(False)
     task = asyncio.create_task(comparing.run())
     start = time.monotonic()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(QUERIES * LATE_HINT_PATIENCE):
         await behind.wait()
     assert time.monotonic() - start < QUERIES * LATE_HINT_PATIENCE / 2
     task.cancel()
@@ -91,7 +91,7 @@ async def test_a_comparison_that_fails_is_tried_again_soon_although_the_bus_work
     comparing = Comparison(hub, sessions, store, calm_interval=NEVER, alert_interval=0.05)
     comparing.bus_changed(True)
     task = asyncio.create_task(comparing.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(QUERIES * LATE_HINT_PATIENCE):
         await behind.wait()
     assert failures < 0
     task.cancel()

@@ -14,6 +14,7 @@ from duologue.domain.limits import ChatLimits
 from duologue.domain.model import User
 from duologue.domain.ports import Registry
 from duologue.server import elsewhere as elsewhere_module
+from duologue.server import second_look as second_look_module
 from duologue.server.elsewhere import Elsewhere
 from duologue.store.postgres import PostgresStore
 from tests.store.conftest import ANN, NOBODY, TIMEOUT
@@ -22,6 +23,7 @@ from tests.support.inside import LIMITS
 
 pytestmark = pytest.mark.asyncio
 
+NEVER = 3600.0
 LEASE = 0.6
 """Seconds: a review is due that often."""
 
@@ -165,6 +167,9 @@ async def test_what_watchers_were_told_is_remembered_of_however_many(
 ) -> None:
     """Else each review would tell them all again."""
     monkeypatch.setattr(elsewhere_module, "MAX_TOLD", 1)
+    monkeypatch.setattr(
+        second_look_module, "SECOND_LOOK", NEVER
+    )  # which tells again what a review is telling meanwhile
     users = [User(f"{number:016x}", f"user {number}") for number in range(5)]
     store = await _open(database)
     for user in users:
