@@ -166,7 +166,7 @@ def main() -> None:
     results: list[Result] = []
     try:
         for result in measure_all(options, node):
-            results.append(result)  # noqa: PERF402 -- what came before a failure has to stay
+            results.append(result)  # noqa: PERF402 -- extend doesn't promise to keep what came before a failure
     finally:  # what was measured before a peer failed to start, or somebody lost patience, is worth keeping
         if results:
             table = summarise(described, results)

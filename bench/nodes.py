@@ -191,7 +191,7 @@ def run(size: Size, out: Path, node: str, described: dict[str, Any]) -> str:
     results: list[Result] = []
     try:
         for result in measure_all(size, node):
-            results.append(result)  # noqa: PERF402 -- what came before a failure has to stay
+            results.append(result)  # noqa: PERF402 -- extend doesn't promise to keep what came before a failure
     finally:
         out.mkdir(parents=True, exist_ok=True)
         (out / "nodes.json").write_text(json.dumps({"facts": described, "results": results}, indent=1) + "\n")

@@ -83,7 +83,7 @@ async def test_a_receipt_reaches_every_device_on_every_node_within_a_second(thre
                         lambda each, event=event, seq=seq: each[0] == "receipt" and each[1][0][event] == seq  # type: ignore[misc]
                     )
                 took.append(time.monotonic() - began)
-    assert statistics.median(took) < HINT  # not each, as below
+    assert sorted(took)[-3] < HINT, took  # the machine may stand still for a second in two of twenty
 
 
 async def test_who_comes_and_who_goes_is_seen_on_another_node_within_a_second(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,7 +14,7 @@ from duologue.store.sqlite import reader, store
 from duologue.store.sqlite.files import Folder
 from duologue.store.sqlite.wal import Wal
 from duologue.store.sqlite.writer import Writer
-from duologue.store.sqlite.young import Known, Young
+from duologue.store.sqlite.young import KnownByUser, Young
 from duologue.store.work import NewGuest
 
 P = ParamSpec("P")
@@ -47,7 +47,7 @@ class OneThread:
     def ask(
         self,
         user: str,
-        query: Callable[Concatenate[apsw.Connection, Mapping[str, Mapping[str, Known]], P], T],
+        query: Callable[Concatenate[apsw.Connection, KnownByUser, P], T],
         *arguments: P.args,
         **named: P.kwargs,
     ) -> T:

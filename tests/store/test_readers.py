@@ -8,7 +8,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import apsw
@@ -20,7 +20,7 @@ from duologue.domain.ports import PendingMessage
 from duologue.store.sqlite import reader, readers
 from duologue.store.sqlite.connection import open_reader
 from duologue.store.sqlite.readers import Readers
-from duologue.store.sqlite.young import Known, Young
+from duologue.store.sqlite.young import KnownByUser, Young
 
 from .conftest import ANN, BOB, TIMEOUT, Bench
 
@@ -45,7 +45,7 @@ class Endless:
         assert time.monotonic() < self._until, "nobody interrupted it"
         return False
 
-    def of_several(self, connection: apsw.Connection, _: Mapping[str, Mapping[str, Known]]) -> object:
+    def of_several(self, connection: apsw.Connection, _: KnownByUser) -> object:
         return self.alone(connection)
 
     async def begun(self) -> None:
@@ -159,7 +159,7 @@ async def test_no_read_keeps_its_snapshot(
 async def test_a_read_of_several_statements_sees_one_snapshot(ready: Bench, pool: Pool) -> None:
     between, go_on = threading.Event(), threading.Event()
 
-    def twice(connection: apsw.Connection, _: Mapping[str, Mapping[str, Known]]) -> tuple[object, object]:
+    def twice(connection: apsw.Connection, _: KnownByUser) -> tuple[object, object]:
         first = _guests(connection)
         between.set()
         go_on.wait(TIMEOUT)
@@ -367,6 +367,18 @@ async def test_a_refusal_keeps_no_other_answer_alive(pool: Pool) -> None:
         assert page() is None
     finally:
         gc.enable()
+
+
+async def test_an_error_that_no_future_takes_is_told_as_another(pool: Pool) -> None:
+    """And those who are answered after it have their answers."""
+    busy = await Busy.begun(pool)
+    failing, after = _ask(pool, lambda _, __: next(iter(()))), _ask(pool, lambda connection, _: _guests(connection))
+    await _all_in_line()
+    await busy.end()
+    async with asyncio.timeout(readers.WAIT_SECONDS / 2):
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await failing
+        assert await after == 3
 
 
 async def test_an_error_leaves_no_statement_half_done(pool: Pool) -> None:

@@ -21,7 +21,7 @@ _UNREAD = 65_536
 """Bytes of a request that are taken after it was answered."""
 
 
-def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtocol]:  # noqa: C901 - a class
+def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtocol]:  # noqa: C901  # the class's methods are counted as this function's branches
     """The class for uvicorn's `http=` setting. Its time-outs run on `wheel`."""
 
     class BoundedHttpProtocol(HttpToolsProtocol):

@@ -61,12 +61,12 @@ _picows_log = logging.LoggerAdapter(logging.getLogger("duologue.transport.picows
 logging.getLogger("duologue.transport.picows").setLevel(logging.WARNING)  # below that, two lines per connection
 
 
-def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedProtocol]:  # noqa: C901 - a class
+def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedProtocol]:  # noqa: C901  # the class's methods are counted as its branches
     """A protocol class that serves each engine at its path, which ends with a slash; without it matches too."""
     by_path = dict(engines)
     by_path.update({path.rstrip("/"): engine for path, engine in engines.items() if path != "/"})
 
-    class WebsocketProtocol(WSProtocol):  # type: ignore[misc]  # of no known type, therefore
+    class WebsocketProtocol(WSProtocol):  # type: ignore[misc]  # so that it has no type to derive from
         __slots__ = ("_connection", "_connections", "_raw_transport", "_since", "_taken")
 
         def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:

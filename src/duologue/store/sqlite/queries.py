@@ -6,7 +6,7 @@ What a user's conversations have in memory (`young.py`) comes as `known`, and st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apsw
@@ -27,7 +27,7 @@ from duologue.domain.model import (
 from duologue.store.ledger import MessageRow
 from duologue.store.pages import history_range, share
 from duologue.store.sqlite.dialogs import MAX_VERSION, Reading, dialog_with, dialogs, young_version
-from duologue.store.sqlite.young import Known
+from duologue.store.sqlite.young import KnownByUser
 
 _ME = "SELECT key, coalesce((SELECT max(version) FROM dialog WHERE user = key), 0) FROM person WHERE id = ?"
 
@@ -74,9 +74,7 @@ def directory(connection: apsw.Connection, after: str, limit: int) -> DirectoryP
     return DirectoryPage(tuple(found[:limit]), found[limit - 1].user.id)
 
 
-def peers(
-    connection: apsw.Connection, known: Mapping[str, Mapping[str, Known]], users: Sequence[str], limit: int
-) -> dict[str, list[str]]:
+def peers(connection: apsw.Connection, known: KnownByUser, users: Sequence[str], limit: int) -> dict[str, list[str]]:
     """Of each user a statement, and one for all of them."""
     found: dict[str, list[str]] = {user: [] for user in users}
     for user, key, _ in _rows(connection, _VERSIONS, (_json([one for one in users if one.isascii()]),)):
@@ -84,16 +82,14 @@ def peers(
     return found
 
 
-def versions(
-    connection: apsw.Connection, known: Mapping[str, Mapping[str, Known]], users: Sequence[str]
-) -> dict[str, int]:
+def versions(connection: apsw.Connection, known: KnownByUser, users: Sequence[str]) -> dict[str, int]:
     rows = _rows(connection, _VERSIONS, (_json([one for one in users if one.isascii()]),))
     return {user: max(version, young_version(key, known[user])) for user, key, version in rows}
 
 
 def sync(
     connection: apsw.Connection,
-    known: Mapping[str, Mapping[str, Known]],
+    known: KnownByUser,
     user: str,
     since: int | None,
     before: int | None,
@@ -126,7 +122,7 @@ def sync(
 
 def roster(
     connection: apsw.Connection,
-    known: Mapping[str, Mapping[str, Known]],
+    known: KnownByUser,
     user: str,
     everybody_up_to: int,
     acquaintances: int,
@@ -160,7 +156,7 @@ def roster(
 
 def history(
     connection: apsw.Connection,
-    known: Mapping[str, Mapping[str, Known]],
+    known: KnownByUser,
     user: str,
     peer: str,
     before: int | None,

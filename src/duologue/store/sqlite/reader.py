@@ -20,7 +20,7 @@ import apsw
 
 from duologue.domain.errors import Code, Refusal, StoreFailed
 from duologue.domain.ports import Clock
-from duologue.store.sqlite.young import Known, Young
+from duologue.store.sqlite.young import Known, KnownByUser, Young
 
 READ_SECONDS: Final = 5.0
 """A read that takes longer is interrupted, so that it neither keeps others waiting nor pins the log."""
@@ -39,8 +39,6 @@ _SNAPSHOT: Final = "SELECT value FROM meta LIMIT 1"
 """BEGIN alone doesn't: the snapshot is taken by the first read."""
 
 _log = logging.getLogger(__name__)
-
-KnownByUser = Mapping[str, Mapping[str, Known]]
 
 
 class Read:
@@ -161,6 +159,10 @@ def _explained(error: BaseException, name: str) -> BaseException:
     traceback.clear_frames(error.__traceback__)
     if isinstance(error, Refusal):
         return error.with_traceback(None)
+    if isinstance(error, StopIteration):
+        return RuntimeError(
+            f"{name} raised StopIteration"
+        )  # which no future takes: whoever asked would wait for nothing
     if isinstance(error, apsw.InterruptError):
         _log.warning("a read was interrupted after %.0f s: %s", READ_SECONDS, name)
         return Refusal(Code.UNAVAILABLE, "the read took too long")

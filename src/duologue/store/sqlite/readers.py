@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
@@ -17,8 +17,8 @@ import apsw
 
 from duologue.domain.errors import Code, Refusal, StoreFailed
 from duologue.domain.ports import Clock
-from duologue.store.sqlite.reader import KnownByUser, Read, Reader
-from duologue.store.sqlite.young import Known, Young
+from duologue.store.sqlite.reader import Read, Reader
+from duologue.store.sqlite.young import KnownByUser, Young
 
 READERS: Final = 2
 """Reading connections and their threads."""
@@ -38,7 +38,8 @@ T = TypeVar("T")
 
 
 class Readers:
-    """The pool. All methods belong to the loop. `on_failure` hears of an error that says the database can't be read any more."""
+    """The pool. All public methods belong to the loop, and so does `on_failure`: it hears of an error that says the database
+    can't be read any more."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Readers:
     async def run_for(
         self,
         users: Sequence[str],
-        query: Callable[Concatenate[apsw.Connection, Mapping[str, Mapping[str, Known]], P], T],
+        query: Callable[Concatenate[apsw.Connection, KnownByUser, P], T],
         *arguments: P.args,
         **named: P.kwargs,
     ) -> T:

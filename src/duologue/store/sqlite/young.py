@@ -41,6 +41,9 @@ Known = tuple[HeadState, Sequence[MessageRow]]
 """A conversation's state, and its last messages, which aren't in a table yet. Later ones may follow if there are many, for then
 it's a list that isn't copied but only grows: `rows_of` leaves them out."""
 
+KnownByUser = Mapping[str, Mapping[str, Known]]
+"""Of each user who is asked about the young conversations, by the peer's id."""
+
 NO_STATE: Final = HeadState(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 """Of a conversation that isn't young."""
 
