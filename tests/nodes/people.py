@@ -6,12 +6,24 @@ from tests.support.client import ChatClient
 from tests.support.sockets import PATIENCE
 
 
+def told_of(client: ChatClient) -> dict[str, bool]:
+    """Whether each user is online, as the client was told last. It may have been told otherwise before: who has just signed up
+    is in the directory and not yet in the registry, and a comparison that falls between the two says that they're offline."""
+    online = {}
+    for name, arguments in client.events:
+        if name == "user connected":
+            online[arguments[0]["userID"]] = arguments[0]["connected"]
+        elif name == "user disconnected":
+            online[arguments[0]] = False
+    return online
+
+
 async def connected(client: ChatClient, user_id: str) -> None:
-    await client.wait_for(lambda event: event[0] == "user connected" and event[1][0]["userID"] == user_id)
+    await client.wait_for(lambda _: told_of(client).get(user_id) is True)
 
 
 async def disconnected(client: ChatClient, user_id: str, timeout: float = PATIENCE) -> None:
-    await client.wait_for(lambda event: event == ("user disconnected", [user_id]), timeout)
+    await client.wait_for(lambda _: told_of(client).get(user_id) is False, timeout)
 
 
 async def watching(url: str, guide: bool, *whom: ChatClient) -> ChatClient:

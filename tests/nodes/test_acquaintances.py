@@ -29,9 +29,9 @@ def _told_of(client: ChatClient, user_id: str) -> list[str]:
 
 
 @asynccontextmanager
-async def _told_acquaintances(here: str, there: str) -> AsyncIterator[tuple[ChatClient, list[ChatClient]]]:
-    """Ann leaves and comes back `here`; those of her latest conversations, who are `there`, are told and nobody else. In the
-    block, with all still connected: her and them."""
+async def _acquainted(here: str, there: str) -> AsyncIterator[list[ChatClient]]:
+    """Ann and Fay, who are `here`, and Bob, Cat, Dan and Eve, who are `there`: all connected, and told that the others are.
+    Ann's latest conversations are those with Cat and Dan, Fay's those with Bob and Eve."""
     async with AsyncExitStack() as stack:
 
         async def guide(url: str, name: str) -> ChatClient:
@@ -47,35 +47,38 @@ async def _told_acquaintances(here: str, there: str) -> AsyncIterator[tuple[Chat
         await meet(ann, bob, cat, dan)
         await meet(gil, bob)
         await meet(fay, bob, eve)
-        everybody = (bob, cat, dan, eve)
-        for each in everybody:
-            each.events.clear()
-        ann.cut()
-        for each in (cat, dan):
-            await disconnected(each, ann.user_id)
-        await ann.connect()
-        for each in (cat, dan):
-            await connected(each, ann.user_id)
-        # What is told of one after another comes in this order.
-        fay.cut()
-        for each in (bob, eve):
-            await disconnected(each, fay.user_id)
-        assert [_told_of(each, ann.user_id) for each in everybody] == [
-            [], ["user disconnected", "user connected"], ["user disconnected", "user connected"], [],
-        ]  # fmt: skip
-        assert [_told_of(each, fay.user_id) for each in everybody] == [
-            ["user disconnected"],
-            [],
-            [],
-            ["user disconnected"],
-        ]
-        yield ann, [cat, dan]
+        # What is told of one after another comes in this order: that the others are here has been told when this has.
+        gil.cut()
+        await disconnected(bob, gil.user_id)
+        await gil.connect()
+        await connected(bob, gil.user_id)
+        yield [ann, fay, bob, cat, dan, eve]
+
+
+async def _come_and_go(ann: ChatClient, fay: ChatClient, *others: ChatClient) -> None:
+    """Ann leaves and comes back, and Fay leaves: those of their latest conversations are told and nobody else."""
+    bob, cat, dan, eve = others
+    for each in others:
+        each.events.clear()
+    ann.cut()
+    for each in (cat, dan):
+        await disconnected(each, ann.user_id)
+    await ann.connect()
+    for each in (cat, dan):
+        await connected(each, ann.user_id)
+    fay.cut()
+    for each in (bob, eve):
+        await disconnected(each, fay.user_id)
+    came_back = ["user disconnected", "user connected"]
+    assert [_told_of(each, ann.user_id) for each in others] == [[], came_back, came_back, []]
+    left = ["user disconnected"]
+    assert [_told_of(each, fay.user_id) for each in others] == [left, [], [], left]
 
 
 async def test_on_one_machine(start_server: StartServer) -> None:
     url = start_server(*BOUNDED).url
-    async with _told_acquaintances(url, url):
-        pass
+    async with _acquainted(url, url) as people:
+        await _come_and_go(*people)
 
 
 async def test_on_several_nodes(fleet: Fleet, database: str, nats: NatsServer) -> None:
@@ -84,14 +87,19 @@ async def test_on_several_nodes(fleet: Fleet, database: str, nats: NatsServer) -
         fleet.add(database, nats.url, *BOUNDED)
     here, there = (node.url for node in fleet.start().nodes)
     hints: list[tuple[str, bytes]] = []
-    spy = await nats_py.connect(nats.url)
 
     async def note(message: Msg) -> None:
         hints.append((message.subject.rpartition(".")[2], message.data))
 
-    await spy.subscribe("duologue.*.t.g.*", cb=note)
-    await spy.flush()
-    async with _told_acquaintances(here, there) as (ann, told):
-        await spy.drain()
+    async with _acquainted(here, there) as people:
+        ann, _, _, cat, dan, _ = people
+        spy = await nats_py.connect(nats.url)
+        try:
+            await spy.subscribe("duologue.*.t.g.*", cb=note)
+            await spy.flush()
+            await _come_and_go(*people)
+            await spy.drain()
+        finally:
+            await spy.close()
     of_her = [user for user, data in hints if data == envelope.topic(ann.user_id.encode())]
-    assert sorted(of_her) == sorted(2 * [each.user_id for each in told])
+    assert sorted(of_her) == sorted(2 * [cat.user_id, dan.user_id])

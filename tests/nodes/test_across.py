@@ -49,10 +49,6 @@ def _two(fleet: Fleet, database: str, nats: NatsServer, grace: float, *flags: st
     return fleet.start()
 
 
-def _presence(client: ChatClient) -> list[str]:
-    return [name for name, _ in client.events if name in ("user connected", "user disconnected")]
-
-
 async def test_a_conversation_between_nodes(two: Fleet) -> None:
     record = Record()
     here, there = (node.url for node in two.nodes)
@@ -97,6 +93,7 @@ async def test_who_moves_to_another_node_was_never_away(fleet: Fleet, database: 
     async with ChatClient(here, "bob", guide=True) as bob, ChatClient(there, "eve") as eve:
         ann = await ChatClient(there, "ann").connect()
         await connected(bob, ann.user_id)
+        bob.events.clear()
         for _ in range(3):
             ann.cut()
             await ann.wait_ended()
@@ -141,13 +138,14 @@ async def test_a_node_that_leaves_in_peace_makes_nobody_flicker(
     async with ChatClient(here.url, "bob", guide=True) as bob:
         ann = await ChatClient(there.url, "ann").connect()
         await connected(bob, ann.user_id)
+        bob.events.clear()
         assert await asyncio.to_thread(there.terminate) == 0
         await ann.wait_ended()
         ann.url = here.url
         await ann.connect()
         async with ChatClient(here.url, "eve") as eve:
             await connected(bob, eve.user_id)
-        assert "user disconnected" not in _presence(bob)
+        assert ("user disconnected", [ann.user_id]) not in bob.events
         await ann.close()
 
 
@@ -162,7 +160,7 @@ async def test_who_was_on_a_node_that_left_was_seen_when_it_left(two: Fleet) -> 
     here, there = two.nodes
     ann = await ChatClient(there.url, "ann").connect()
     async with ChatClient(here.url, "bob") as bob:
-        await bob.request("watch", {"users": [ann.user_id]})
+        await watch(bob, ann)
         end = time.time_ns() // 1_000_000
         assert await asyncio.to_thread(there.terminate) == 0
         await disconnected(bob, ann.user_id)  # which is told once it's written down
