@@ -20,8 +20,9 @@ import asyncpg
 import psutil
 
 from bench.disk import fsync_ms
-from bench.peers.launch import PACE, ROOT, UNLIMITED, free_port, pinned, serve_command, stop, wait_until_listening
+from bench.peers.launch import PACE, ROOT, UNLIMITED, pinned, serve_command, stop, wait_until_listening
 from cluster.nats import NatsServer
+from cluster.ports import free_port
 from cluster.postgres import Postgres
 
 TRANSACTIONS: Final = 40

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
-HOST: Final = "127.0.0.1"
+from cluster.ports import HOST, free_port
 
 TIMEOUT: Final = 15.0
 """Seconds to start and to stop."""
@@ -114,12 +114,6 @@ class NatsServer:
                 self._process.kill()
                 raise NatsFailed(f"nats-server did not end:\n{self.log}") from None
             self._process = None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:

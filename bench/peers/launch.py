@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from cluster.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 SERVER_CORE = "0"
 LOAD_CORE = "1"
@@ -130,12 +132,6 @@ def running(
         stop(process)
         if data is None:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -21,9 +21,10 @@ from typing import Any, Final
 
 import pytest
 
+from cluster.ports import free_port
 from duologue import __version__
 from tests.conftest import StartServer
-from tests.support.process import HOST, ROOT, ServerProcess, free_port
+from tests.support.process import HOST, ROOT, ServerProcess
 
 RUN_TIMEOUT: Final = 30.0
 DRAIN: Final = 10.0
@@ -240,7 +241,7 @@ def serve(tmp_path: Path) -> Any:
 
     def start(*arguments: str, env: Mapping[str, str] | None = None) -> ServerProcess:
         command = [sys.executable, "-m", "duologue", "serve", "--data", str(tmp_path / "data"), *arguments]
-        servers.append(ServerProcess(command, env=env))
+        servers.append(ServerProcess(command, env=env, port=0))
         return servers[-1].start()
 
     yield start

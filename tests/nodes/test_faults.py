@@ -9,7 +9,8 @@ import random
 import pytest
 
 from cluster.nats import NatsServer
-from cluster.postgres import DATABASE, HOST, USER, Postgres
+from cluster.ports import HOST
+from cluster.postgres import DATABASE, USER, Postgres
 from tests.nodes.fleet import Course, Fleet, talk_through
 from tests.support.client import ChatClient
 from tests.support.process import ServerProcess

@@ -9,7 +9,8 @@ import random
 import asyncpg
 import pytest
 
-from cluster.postgres import DATABASE, HOST, USER, Postgres
+from cluster.ports import HOST
+from cluster.postgres import DATABASE, USER, Postgres
 from duologue.domain.errors import Code
 from duologue.domain.ports import PendingMessage
 from duologue.store.postgres import PostgresStore, connection, writer

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from cluster.postgres import HOST, Postgres
+from cluster.ports import HOST
+from cluster.postgres import Postgres
 from duologue.domain.errors import Code, StoreUnusable
 from duologue.store.postgres import schema, writer
 from duologue.store.postgres.connection import LOST, connect

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
+from cluster.ports import free_port
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 HOST: Final = "127.0.0.1"
 
@@ -44,13 +46,19 @@ _CONNECTED: Final = ("01", "08")
 class ServerProcess:
     """A server under test.
 
-    `command` gets `--port N` appended: 0 at the first start, so that the system chooses and the server says what it got,
-    and the same port again at every later one. A server that is `silent` about its address is given a port that was free
-    a moment ago. Standard output and error are gathered into one log. `host` is where others reach it.
+    `command` gets `--port N` appended: `port` at the first start, 0 being what the system chooses, or one that is free; and
+    the same again at every later one. A server that isn't `silent` says its address when it's there. Standard output and
+    error are gathered into one log. `host` is where others reach it.
     """
 
     def __init__(
-        self, command: Sequence[str], *, silent: bool = False, env: Mapping[str, str] | None = None, host: str = HOST
+        self,
+        command: Sequence[str],
+        *,
+        silent: bool = False,
+        env: Mapping[str, str] | None = None,
+        host: str = HOST,
+        port: int | None = None,
     ) -> None:
         self._command = list(command)
         self._silent = silent
@@ -66,7 +74,7 @@ class ServerProcess:
         self._lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         self._line_count = 0
         self._output_ended = False
-        self.port = 0
+        self.port = free_port() if port is None else port
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -75,8 +83,6 @@ class ServerProcess:
         if self.alive:
             raise RuntimeError("the server is running")
         mark = self.log_mark()
-        if self._silent and not self.port:
-            self.port = free_port()
         self._output_ended = False
         self._process = subprocess.Popen(
             [*self._command, "--port", str(self.port)],
@@ -280,11 +286,6 @@ class ServerProcess:
         self.stop()
         if error is not None:
             print(self.report(), file=sys.stderr)
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def duologue(

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Self
 
+from cluster.ports import free_port
 from tests.support.process import HOST
 
 READ_SIZE: Final = 65_536
@@ -193,7 +194,7 @@ class Proxy:
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
-        self.port = 0
+        self.port = free_port()
         self.to_server = Lane()
         self.to_client = Lane()
         self._listener: socket.socket | None = None
@@ -212,7 +213,6 @@ class Proxy:
         if self._listener is None:
             self._listener = socket.create_server((HOST, self.port))
             self._listener.setblocking(False)
-            self.port = self._listener.getsockname()[1]
             # Not asyncio's own server: between its accept and its hand-over lie turns of the loop in which `refuse`
             # would miss a connection.
             asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
