@@ -2,7 +2,7 @@
 
 It's what the public test suites of the Engine.IO v4 and Socket.IO v5 protocols expect to talk to:
 
-    python examples/echo_server.py --port 3000 --ping-interval 300 --ping-timeout 200
+    python examples/echo_server.py --port 3000 --ping-interval 300 --ping-timeout 1000
 """
 
 from __future__ import annotations

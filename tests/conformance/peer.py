@@ -18,7 +18,9 @@ PATIENCE: Final = 5.0
 """Seconds after which an answer that a test waits for is missing."""
 
 PING_INTERVAL: Final = 0.3
-PING_TIMEOUT: Final = 0.2
+PING_TIMEOUT: Final = 1.0
+"""Seconds, and not the 0.2 of the protocol's own suite: a peer that stands still for a moment is no silent one."""
+
 CONNECT_TIMEOUT: Final = 1.0
 MAX_PAYLOAD: Final = 1_000_000
 

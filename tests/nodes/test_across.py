@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from cluster.nats import NatsServer
+from tests.nodes.devices import AT_ONCE, Devices
 from tests.nodes.fleet import Fleet, until_health
 from tests.nodes.people import connected, disconnected, watch
 from tests.support.checker import check
-from tests.support.client import ChatClient, Refused, stored_messages
+from tests.support.client import ChatClient, stored_messages
 from tests.support.record import Record
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
@@ -182,15 +183,8 @@ async def test_the_health_of_a_node_without_its_bus(own_nats: NatsServer, fleet:
 async def test_who_signs_out_is_signed_out_on_every_node(two: Fleet) -> None:
     here, there = (node.url for node in two.nodes)
     async with ChatClient(there, "bob") as bob:
-        phone = await ChatClient(here, "ann").connect()
-        laptop = await ChatClient(there, "ann", session_id=phone.session_id).connect()
-        for device in (phone, laptop):
-            device.may_be_dismissed = True
-        await phone.request("sign out", {})
-        await laptop.wait_ended(timeout=1.0)
-        assert laptop.dismissed
-        with pytest.raises(Refused, match="invalid username"):
-            await laptop.connect()
+        devices = await Devices(here, there).connect()
+        assert await devices.sign_out() < AT_ONCE
         await bob.complete()
 
 
@@ -201,11 +195,6 @@ async def test_who_signs_out_while_the_bus_is_away_is_signed_out_all_the_same(
         fleet.add(database, own_nats.url)
     fleet.start()
     here, there = (node.url for node in fleet.nodes)
-    phone = await ChatClient(here, "ann").connect()
-    laptop = await ChatClient(there, "ann", session_id=phone.session_id).connect()
-    for device in (phone, laptop):
-        device.may_be_dismissed = True
+    devices = await Devices(here, there).connect()
     await asyncio.to_thread(own_nats.kill)
-    await phone.request("sign out", {})
-    await laptop.wait_ended(timeout=1.0)
-    assert laptop.dismissed
+    assert await devices.sign_out() < AT_ONCE

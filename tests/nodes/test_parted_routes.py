@@ -15,6 +15,7 @@ import pytest_asyncio
 from duologue.server.comparison import ALERT_INTERVAL, CALM_INTERVAL
 from duologue.server.reach import PULSE, SILENT_PULSES
 from duologue.server.second_look import SECOND_LOOK
+from tests.nodes.devices import AT_ONCE, Devices
 from tests.nodes.fleet import Fleet, Trouble, talk_through, until_health
 from tests.nodes.people import disconnected, watch, watching
 from tests.support.client import ChatClient
@@ -27,9 +28,6 @@ NOTICED = (SILENT_PULSES + 2) * PULSE
 
 SOON = 8.0
 """Seconds in which a node without part of the bus has what was said there: `ALERT_INTERVAL`, with room to spare."""
-
-AT_ONCE = 1.0
-"""Seconds in which a sign-out acts on every node, from the issue."""
 
 SLOW = 0.4
 """Seconds that anything takes on a slow route."""
@@ -87,14 +85,9 @@ async def test_who_signs_out_is_signed_out_before_anybody_notices(
     servers: Servers, fleet: Fleet, database: str
 ) -> None:
     here, there = await _two(servers, fleet, database)
-    phone = await ChatClient(here, "ann").connect()
-    laptop = await ChatClient(there, "ann", session_id=phone.session_id).connect()
-    for device in (phone, laptop):
-        device.may_be_dismissed = True
+    devices = await Devices(here, there).connect()
     await servers.part()
-    await phone.request("sign out", {})
-    await laptop.wait_ended(timeout=AT_ONCE)
-    assert laptop.dismissed
+    assert await devices.sign_out() < AT_ONCE
 
 
 async def test_who_came_and_went_meanwhile_is_seen_as_they_are(servers: Servers, fleet: Fleet, database: str) -> None:

@@ -296,7 +296,7 @@ def duologue(
     return ServerProcess(command, env=env)
 
 
-def echo(command: Sequence[str] | None = None, *, ping_interval: int = 300, ping_timeout: int = 200) -> ServerProcess:
+def echo(command: Sequence[str] | None = None, *, ping_interval: int = 300, ping_timeout: int = 1_000) -> ServerProcess:
     """The example echo server, or another one with the same arguments (see `--echo-command`). Times in milliseconds."""
     start = list(command) if command else [sys.executable, str(ROOT / "examples" / "echo_server.py")]
     return ServerProcess(
