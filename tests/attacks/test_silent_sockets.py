@@ -146,7 +146,8 @@ async def test_five_thousand_silent_sockets(start_server: StartServer) -> None:
         # A node has the same sockets: that it gives them up is enough, their memory is measured on one machine.
         for _ in range(1 if start_server.one_node else 2):
             gone = await open_all(server)
-            assert server.descriptors() - descriptors >= 4 * OF_A_KIND, "not all at once, so this shows nothing"
+            # On a slow machine the first may be gone before the last have come.
+            assert server.descriptors() - descriptors > 3.5 * OF_A_KIND, "not nearly all at once, so this shows nothing"
             await all_gone(gone)
             await until(lambda: server.descriptors() <= descriptors + 10)
             memory.append(server.rss())

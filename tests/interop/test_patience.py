@@ -38,7 +38,7 @@ async def test_retries_faster_than_the_answers(start_server: StartServer, start_
 
 async def stall(start_server: StartServer, start_puppet: StartPuppet, seconds: float) -> None:
     """The client finds out by the heartbeat that isn't there, comes back by itself, and its retries make nothing twice."""
-    server = start_server("--ping-interval", "0.5", "--ping-timeout", "0.5")
+    server = start_server("--ping-interval", "0.5", "--ping-timeout", "2")
     record = Record()
     async with ChatClient(server.url, "bob", record) as bob:
         puppet = Recorded(await start_puppet(), record)
