@@ -6,7 +6,7 @@ from pathlib import Path
 
 import apsw
 
-WRITER_CACHE = 64 * 1024 * 1024
+WRITER_CACHE = 16 * 1024 * 1024
 """Bytes of pages that the writer keeps; measured in docs/decisions/store-sqlite.md."""
 
 READER_CACHE = 16 * 1024 * 1024

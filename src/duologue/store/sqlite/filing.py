@@ -36,9 +36,10 @@ RIPE_CHANGES: Final = 65_536
 MOST: Final = 4
 """Times the above at which writes are refused, for the tables can't be written: the disk is full, or the database locked."""
 
-FILED_PER_NEW: Final = 1.5
-"""Times as much is filed as batches bring while a sweep is under way. The less, the shorter do they wait for it: at twice as much
-the writer filed for more than half of each second of a sweep. But the less, the longer is the journal when it ends."""
+FILED_PER_NEW: Final = 1.1
+"""Times as much is filed as batches bring while a sweep is under way. The less, the more evenly: with half as much again sweeps
+took two thirds of the time, and batches in them four times as long as in the rest (docs/decisions/store-sqlite.md). But until a
+sweep ends the journal grows."""
 
 PORTION: Final = 50_000
 """Filed at once at least, for a transaction has its price: bulk as `bulk_of` has it, 19 messages of 100 characters, or 5 of
@@ -84,6 +85,8 @@ class Filing:
         self._synchronous = synchronous
         self._sweep: list[Conversation] = []
         """Conversations that the sweep has still to file, the next one last."""
+        self._until: int | None = None
+        """The seq up to which it files at least the next conversation, of which it has filed a part; None if it hasn't."""
         self._journalled = 0
         """The journal's last row when the sweep began."""
         self._filed = 0
@@ -106,7 +109,7 @@ class Filing:
         if self._due >= PORTION or self.overdue:
             room = max(PORTION, self._due // SPREAD)
             self._due = max(0, self._due - room)
-            self._file(number, room)
+            self._due = max(0, self._due + self._file(number, room))
         else:
             self._forget()
 
@@ -134,32 +137,36 @@ class Filing:
         self._journalled = number
         self._due = 0
 
-    def _file(self, number: int, room: int) -> None:
+    def _file(self, number: int, room: int) -> int:
+        """Returns what is left of the room, less than nothing if a message was longer than that."""
         sweep = self._sweep
+        left, until = len(sweep), self._until
+        portion: list[Part] = []
+        while left and room > 0:
+            # What has come meanwhile is taken along, but the sweep doesn't wait for what comes while a long one is filed.
+            last = sweep[left - 1].state.seq if until is None else until
+            part = Part.of(sweep[left - 1], room)
+            room -= bulk_of(len(part.rows) or 1, part.characters)
+            portion.append(part)
+            if part.state.seq < last:
+                until = last
+                break
+            left, until = left - 1, None
         with self._transaction():
-            portion: list[Part] = []
-            while sweep and room > 0:
-                part = Part.of(sweep[-1], room)
-                room -= bulk_of(len(part.rows) or 1, part.characters)
-                portion.append(part)
-                if not part.whole:
-                    break
-                sweep.pop()
-            try:
-                file(self._connection, self._identities, portion)
-                filed = self._filed
-                if not sweep:
-                    # If nothing else is young, the tables have the whole journal: also what came while the sweep was under way.
-                    everything = len(portion) == len(self._young.conversations)
-                    filed = number if everything else self._journalled
-                left = bool(filed) and journal.forget(self._connection, filed, FORGOTTEN_AT_ONCE)
-                with self._young.lock:
-                    self._connection.execute("COMMIT")
-                    self._young.remove(portion)
-                self._filed = filed if left else 0
-            except BaseException:
-                sweep += [part.conversation for part in reversed(portion) if part.whole]
-                raise
+            file(self._connection, self._identities, portion)
+            filed = self._filed
+            if not left:
+                # If nothing else is young, the tables have the whole journal: also what came while the sweep was under way.
+                everything = sum([part.whole for part in portion]) == len(self._young.conversations)
+                filed = number if everything else self._journalled
+            more = bool(filed) and journal.forget(self._connection, filed, FORGOTTEN_AT_ONCE)
+            with self._young.lock:
+                self._connection.execute("COMMIT")
+                self._young.remove(portion)
+        del sweep[left:]
+        self._until = until
+        self._filed = filed if more else 0
+        return room
 
     def _forget(self) -> None:
         """Remove the next of what is filed from the journal."""
