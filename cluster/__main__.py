@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from cluster.nats import NatsFailed, NatsServer
+from cluster.ports import HOST
 from cluster.postgres import Postgres, PostgresFailed
-from cluster.proxy import HOST, PACE, Nginx, ProxyFailed, is_free, listens
+from cluster.proxy import PACE, Nginx, ProxyFailed, is_free, listens
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 NODES: Final = ("one", "two", "three")

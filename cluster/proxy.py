@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
-HOST: Final = "127.0.0.1"
+from cluster.ports import HOST
+
 DEPLOY: Final = Path(__file__).resolve().parents[1] / "deploy"
 PORT: Final = 3000
 """The proxy's port in the configurations; the nodes' follow it."""

@@ -21,10 +21,10 @@ from typing import Any, Final
 
 import pytest
 
-from cluster.ports import free_port
+from cluster.ports import HOST, free_port
 from duologue import __version__
 from tests.conftest import StartServer
-from tests.support.process import HOST, ROOT, ServerProcess
+from tests.support.process import ROOT, ServerProcess
 
 RUN_TIMEOUT: Final = 30.0
 DRAIN: Final = 10.0

@@ -13,8 +13,9 @@ from typing import Final
 
 import pytest
 
+from cluster.ports import HOST
 from duologue import __version__
-from tests.support.process import HOST, ROOT, ServerProcess
+from tests.support.process import ROOT, ServerProcess
 
 BUILD_TIMEOUT: Final = 100.0
 

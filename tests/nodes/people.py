@@ -6,7 +6,7 @@ from tests.support.client import ChatClient
 from tests.support.sockets import PATIENCE
 
 
-def told_of(client: ChatClient) -> dict[str, bool]:
+def told_last(client: ChatClient) -> dict[str, bool]:
     """Whether each user is online, as the client was told last. It may have been told otherwise before: who has just signed up
     is in the directory and not yet in the registry, and a comparison that falls between the two says that they're offline."""
     online = {}
@@ -19,11 +19,11 @@ def told_of(client: ChatClient) -> dict[str, bool]:
 
 
 async def connected(client: ChatClient, user_id: str) -> None:
-    await client.wait_for(lambda _: told_of(client).get(user_id) is True)
+    await client.wait_for(lambda _: told_last(client).get(user_id) is True)
 
 
 async def disconnected(client: ChatClient, user_id: str, timeout: float = PATIENCE) -> None:
-    await client.wait_for(lambda _: told_of(client).get(user_id) is False, timeout)
+    await client.wait_for(lambda _: told_last(client).get(user_id) is False, timeout)
 
 
 async def watching(url: str, guide: bool, *whom: ChatClient) -> ChatClient:

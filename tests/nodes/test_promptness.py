@@ -13,7 +13,7 @@ from cluster.nats import NatsServer
 from duologue.server.elsewhere import BEATS_PER_LEASE
 from duologue.settings import Settings
 from tests.nodes.fleet import Fleet
-from tests.nodes.people import connected, disconnected, told_of, watch
+from tests.nodes.people import connected, disconnected, told_last, watch
 from tests.support.client import ChatClient
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120)]
@@ -59,7 +59,7 @@ async def test_the_people_of_a_killed_node_are_offline_everywhere_within_a_lease
                     await disconnected(watcher, each.user_id)
         # And it's not that everybody is taken for offline.
         for watcher in watchers:
-            assert {user_id for user_id, online in told_of(watcher).items() if not online} == {
+            assert {user_id for user_id, online in told_last(watcher).items() if not online} == {
                 each.user_id for each in people
             }
 

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from cluster.nats import NatsServer
-from cluster.ports import free_port
-from cluster.proxy import DEPLOY, HOST, PORT, Caddy, Nginx, Proxy, ProxyFailed
+from cluster.ports import HOST, free_port
+from cluster.proxy import DEPLOY, PORT, Caddy, Nginx, Proxy, ProxyFailed
 from tests.interop.conftest import StartPuppet
 from tests.nodes.fleet import Fleet
 from tests.support.client import ChatClient

@@ -14,10 +14,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from cluster.ports import HOST
 from tests.conftest import StartServer, on_both
 from tests.promises.judge import judge
 from tests.support.client import ChatClient, Refused
-from tests.support.process import HOST
 from tests.support.proxy import Proxy
 from tests.support.record import Record
 

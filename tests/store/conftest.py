@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import pytest_asyncio
 
@@ -16,6 +18,7 @@ from duologue.domain.model import User
 from duologue.domain.ports import Pending, PendingMessage, PendingReceipt, Store
 from duologue.store.postgres import PostgresStore
 from duologue.store.sqlite import SqliteStore, filing
+from duologue.store.sqlite.files import DATABASE
 from tests.support.clock import SetClock
 
 TIMEOUT = 20.0
@@ -54,6 +57,16 @@ class Bench:
         if self.is_open:
             self.is_open = False
             await self.store.close()
+
+    def copy_to(self, folder: Path) -> None:
+        """What a crash would leave of the open store. Nobody writes meanwhile, or the files would be of different moments."""
+        connection = apsw.Connection(str(self.folder / DATABASE))
+        connection.set_busy_timeout(int(TIMEOUT * 1_000))
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            shutil.copytree(self.folder, folder, ignore=lambda *_: ["lock", f"{DATABASE}-shm"])
+        finally:
+            connection.close()
 
     async def people(self, *users: User) -> None:
         for user in users:

@@ -19,7 +19,7 @@ from duologue.store.sqlite.identities import Identities
 from duologue.store.sqlite.young import PER_MESSAGE
 
 from .conftest import ANN, BOB, CAT, TIMEOUT, Bench, failures
-from .whole import PEOPLE, again, ask, check_pages, copy_as_it_is
+from .whole import PEOPLE, again, ask, check_pages
 
 pytestmark = pytest.mark.asyncio
 
@@ -59,7 +59,7 @@ async def test_any_message_at_any_time(
             await ready.close()
         else:  # as after a power cut: what is on disk, without a clean end
             copy = ready.folder.with_name(f"{ready.folder.name}-{life}")
-            copy_as_it_is(ready.folder, copy)
+            ready.copy_to(copy)
             await ready.close()
             ready.place = copy
     assert ask(ready.folder / DATABASE, "SELECT count(*) FROM identity") == [(len(sent),)]

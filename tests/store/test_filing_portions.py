@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from duologue.domain.ports import PendingMessage
+from duologue.domain.ports import PendingMessage, PendingReceipt
 from duologue.store import committer
 from duologue.store.sqlite import filing, writer
 from duologue.store.sqlite.files import DATABASE
@@ -148,13 +148,30 @@ async def test_a_sweep_ends_while_its_only_conversation_grows(tmp_path: Path, mo
     monkeypatch.setattr(filing, "PORTION", 3 * PER_MESSAGE)
     monkeypatch.setattr(filing, "FORGOTTEN_AT_ONCE", 10**6)
     store = OneThread(tmp_path / "data", SetClock())
-    store.add(ANN, BOB)
-    longest = 0
+    store.add(ANN, BOB, CAT)
+    sent: list[PendingMessage] = []
+    longest = read = 0
     for number in range(1_500):
-        store.writer.write([PendingMessage(ANN.id, BOB.id, f"{number}", "x", None)])
+        sent.append(PendingMessage(ANN.id, BOB.id, f"{number}", "x", None))
+        store.writer.write(sent[-1:])
         store.writer.rest(1)
         longest = max(longest, int(str(store.writing.execute("SELECT count(*) FROM journal").get)))
-    assert 190 < longest < 220
+        if number % 7 == 0:
+            read = len(sent) - 3
+            store.writer.write([PendingReceipt(BOB.id, ANN.id, read, read, None)])
+            store.writer.rest(1)
+        if (
+            number % 149 == 0
+        ):  # as a crash would leave it, part of the conversation in the tables and part in the journal
+            killed = Bench(tmp_path / f"killed-{number}")
+            shutil.copytree(tmp_path / "data", killed.folder, ignore=lambda *_: ["lock", "messages.db-shm"])
+            await killed.open()
+            await check_pages(killed, sent)
+            for user, positions in ((ANN, "theirs"), (BOB, "mine")):
+                (seen,) = (await killed.store.sync(user.id, None, None, 9, 9, 9)).conversations
+                assert getattr(seen, positions).read == max(0, read)
+            await killed.close()
+    assert 190 < longest < 260
     store.close()
 
 

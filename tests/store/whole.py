@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import apsw
 
 from duologue.domain.ports import PendingMessage
-from duologue.store.sqlite.files import DATABASE
 
 from .conftest import ANN, BOB, CAT, Bench
 
@@ -24,17 +22,6 @@ def ask(path: Path, query: str) -> list[Any]:
     connection = apsw.Connection(str(path))
     try:
         return connection.execute(query).fetchall()
-    finally:
-        connection.close()
-
-
-def copy_as_it_is(folder: Path, copy: Path) -> None:
-    """What a crash would leave of an open store. Nobody writes meanwhile, or the files would be of different moments."""
-    connection = apsw.Connection(str(folder / DATABASE))
-    connection.set_busy_timeout(10_000)
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        shutil.copytree(folder, copy, ignore=lambda *_: ["lock", f"{DATABASE}-shm"])
     finally:
         connection.close()
 

@@ -21,10 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
-from cluster.ports import free_port
+from cluster.ports import HOST, free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-HOST: Final = "127.0.0.1"
 
 START_TIMEOUT: Final = 20.0
 EXIT_TIMEOUT: Final = 15.0

@@ -23,8 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from cluster.ports import free_port
-from tests.support.process import HOST
+from cluster.ports import HOST, free_port
 
 READ_SIZE: Final = 65_536
 CONNECT_TIMEOUT: Final = 10.0

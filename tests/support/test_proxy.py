@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from tests.support.process import HOST
+from cluster.ports import HOST
 from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.asyncio

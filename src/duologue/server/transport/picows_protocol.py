@@ -66,7 +66,7 @@ def websocket_protocol(engines: Mapping[str, Engine]) -> type[asyncio.BufferedPr
     by_path = dict(engines)
     by_path.update({path.rstrip("/"): engine for path, engine in engines.items() if path != "/"})
 
-    class WebsocketProtocol(WSProtocol):  # type: ignore[misc]  # so that it has no type to derive from
+    class WebsocketProtocol(WSProtocol):  # type: ignore[misc]  # for lack of that stub mypy knows no class here
         __slots__ = ("_connection", "_connections", "_raw_transport", "_since", "_taken")
 
         def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
