@@ -12,7 +12,7 @@ import pytest
 from duologue.bus.local import LocalBus
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import User
-from duologue.domain.ports import Registry
+from duologue.domain.ports import Registry, Renewal
 from duologue.server import elsewhere as elsewhere_module
 from duologue.server import second_look as second_look_module
 from duologue.server.elsewhere import Elsewhere
@@ -67,7 +67,7 @@ class Stumbling:
         self._stumble()
         return await self._registry.online(users)
 
-    async def renew(self, here: Sequence[str]) -> dict[str, int]:
+    async def renew(self, here: Sequence[str]) -> Renewal:
         self._stumble()
         return await self._registry.renew(here)
 
@@ -135,7 +135,7 @@ class Slow(Stumbling):
         self.go_on = asyncio.Event()
         self.renewed = asyncio.Event()
 
-    async def renew(self, here: Sequence[str]) -> dict[str, int]:
+    async def renew(self, here: Sequence[str]) -> Renewal:
         self.renewing.set()
         await self.go_on.wait()
         changed = await super().renew(here)

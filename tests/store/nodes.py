@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -11,6 +12,9 @@ from duologue.domain.model import User
 from duologue.store.postgres.connection import connect
 
 from .conftest import ANN, BOB, CAT, Bench
+
+LOCK_PATIENCE = 20.0
+"""Seconds until a statement that has to wait for a lock is waiting."""
 
 # A writing connection is known by the lock with which it keeps migrations out.
 END_WRITERS = """
@@ -40,3 +44,12 @@ async def session(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]
         yield connection
     finally:
         connection.terminate()
+
+
+async def until_waiting_for_a_lock(connection: asyncpg.Connection[asyncpg.Record], count: int) -> None:
+    """Return when so many statements wait for somebody else's lock."""
+    async with asyncio.timeout(LOCK_PATIENCE):
+        while count > await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ):
+            await asyncio.sleep(0.01)

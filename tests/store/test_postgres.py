@@ -21,7 +21,7 @@ from duologue.store.postgres.store import READERS
 from tests.support.proxy import Proxy
 
 from .conftest import ANN, BOB, CAT, Bench
-from .nodes import nodes, session
+from .nodes import nodes, session, until_waiting_for_a_lock
 
 pytestmark = pytest.mark.asyncio
 
@@ -38,14 +38,6 @@ _HOLD = """
 """
 
 
-async def _until_waiting_for_a_lock(connection: asyncpg.Connection[asyncpg.Record], count: int) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while count > await connection.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        ):
-            await asyncio.sleep(0.01)
-
-
 async def test_sync_skips_nothing_that_commits_late(database: str) -> None:
     """F21. The node that took the earlier version commits last: whoever comes later has to wait for it."""
     async with nodes(database, 2) as (one, other), session(database) as watcher:
@@ -53,9 +45,9 @@ async def test_sync_skips_nothing_that_commits_late(database: str) -> None:
         await one.send(ANN, BOB, "first")
         await watcher.execute("SELECT pg_advisory_lock(42)")
         late = asyncio.create_task(one.send(ANN, BOB, HELD))
-        await _until_waiting_for_a_lock(watcher, 1)
+        await until_waiting_for_a_lock(watcher, 1)
         later = asyncio.create_task(other.send(CAT, BOB, "later"))
-        await _until_waiting_for_a_lock(watcher, 2)
+        await until_waiting_for_a_lock(watcher, 2)
         page = await other.store.sync(BOB.id, 1, None, 50, 50, 500)
         assert (page.version, page.conversations) == (1, ())
         await watcher.execute("SELECT pg_advisory_unlock(42)")

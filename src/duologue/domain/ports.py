@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -172,6 +172,16 @@ class Store(Protocol):
         ...
 
 
+class Renewal(NamedTuple):
+    """Of whom a renewal has made it this node's business to tell the others."""
+
+    anew: frozenset[str]
+    """Its own users, registered again because its lease had ended."""
+
+    taken_over: frozenset[str]
+    """Users of dead nodes. Each of them is given to one node only, and to none when the answer to the commit was lost."""
+
+
 class Registry(Protocol):
     """Who is connected to any live node, where there are several. A node is alive as long as it renews its lease.
 
@@ -200,12 +210,11 @@ class Registry(Protocol):
         """Those of the users who have a socket on some live node."""
         ...
 
-    async def renew(self, here: Sequence[str]) -> dict[str, int]:
+    async def renew(self, here: Sequence[str]) -> Renewal:
         """Renew this node's lease and take over from nodes whose lease has ended; `here` are all its users.
 
-        Returns the users of whom it has become this node's business to tell the others: with 0 its own, registered
-        again because its lease had ended, else those of a dead node, with the time of that node's last sign of life
-        (milliseconds since the Unix epoch). Each of them is returned to one node only.
+        Those of a dead node were last seen at its last sign of life (see `Store.seen`). That is written down in the commit
+        which takes them over, so whoever takes over may die as well.
         """
         ...
 

@@ -209,7 +209,7 @@ class Elsewhere:
                 async with self._lease:
                     if self._retired:
                         return
-                    changed = await self._registry.renew(list(self._local.here()))
+                    renewal = await self._registry.renew(list(self._local.here()))
             except Exception as error:  # whatever it is: a node without signs of life loses all its users
                 if not failing:
                     logger.warning("the registry of connected users can't be reached, presence stands still: %r", error)
@@ -217,13 +217,12 @@ class Elsewhere:
                 await asyncio.sleep(RETRY_PAUSE)
                 continue
             failing = False
-            lost = [user_id for user_id, at in changed.items() if at]
-            if lost:
-                logger.info("%d users of a node that gives no sign of life are taken over", len(lost))
-                await self._write_last_seen(lost, max(changed.values()))
-            self._moved.update(dict.fromkeys(changed))  # to be hinted at; it's no harm to write them down once more
+            if renewal.taken_over:
+                logger.info("%d users of a node that gives no sign of life are taken over", len(renewal.taken_over))
+            # To be hinted at; it's no harm to write them down once more.
+            self._moved.update(dict.fromkeys(renewal.anew | renewal.taken_over))
             self._wake_writer.set()
-            if 0 in changed.values():
+            if renewal.anew:
                 # Perhaps the registry has lost everything: the others are there again within a lease, or are gone, and
                 # then nobody else will say so.
                 beats_until_review = BEATS_PER_LEASE + 1
@@ -232,12 +231,6 @@ class Elsewhere:
                 if not beats_until_review:
                     self.review()
             await asyncio.sleep(self._limits.presence_lease / BEATS_PER_LEASE)
-
-    async def _write_last_seen(self, users: list[str], at: int) -> None:
-        try:
-            await self._store.seen(users, at)
-        except Exception as error:
-            logger.warning("when %d users were last seen is not written down: %r", len(users), error)
 
     async def _write(self) -> None:
         """Tell the registry who came and went, and hint at them when it knows."""

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from duologue.domain.errors import Refusal
+from duologue.domain.ports import Renewal
 from duologue.store.postgres.connection import Connection
 from duologue.store.postgres.keys import user_id, user_key
 
@@ -52,6 +53,15 @@ _TAKE_OVER = """
     DELETE FROM duologue.presence USING dead WHERE presence.node = dead.id RETURNING owner, at
 """
 
+# Locked in the order of the writer's statement, so that the two never deadlock.
+_LAST_SEEN = """
+    WITH gone AS (
+        SELECT person.id, at FROM unnest($1::bigint[], $2::bigint[]) AS last (owner, at)
+        JOIN duologue.person ON person.id = last.owner ORDER BY person.id FOR NO KEY UPDATE OF person
+    )
+    UPDATE duologue.person SET last_seen = greatest(last_seen, at) FROM gone WHERE person.id = gone.id
+"""
+
 _RETIRE = "UPDATE duologue.node SET until = clock_timestamp() + make_interval(secs => $2) WHERE id = $1"
 
 
@@ -94,25 +104,29 @@ class PostgresRegistry:
 
         return await self._run(query, readonly=True)
 
-    async def renew(self, here: Sequence[str]) -> dict[str, int]:
-        async def query(connection: Connection) -> dict[str, int]:
-            changed: dict[str, int] = {}
-            if await connection.fetchval(_RENEW, self._node, self._lease) is None:
-                await connection.execute(_ENTER, self._node, self._lease)
-                await connection.execute(_ARRIVE, _keys(here), self._node)
-                changed = dict.fromkeys(here, 0)
-            return changed
+    async def renew(self, here: Sequence[str]) -> Renewal:
+        async def query(connection: Connection) -> Sequence[str]:
+            if await connection.fetchval(_RENEW, self._node, self._lease) is not None:
+                return ()
+            await connection.execute(_ENTER, self._node, self._lease)
+            await connection.execute(_ARRIVE, _keys(here), self._node)
+            return here
 
-        changed = await self._run(query, readonly=False)
+        anew = frozenset(await self._run(query, readonly=False))
         try:
-            return changed | await self._take_over()
+            return Renewal(anew, await self._take_over())
         except Refusal as refusal:
             _log.warning("the users of dead nodes can't be taken over, trying again at the next beat: %s", refusal)
-            return changed
+            return Renewal(anew, frozenset())
 
-    async def _take_over(self) -> dict[str, int]:
-        async def query(connection: Connection) -> dict[str, int]:
-            return {user_id(owner): at for owner, at in await connection.fetch(_TAKE_OVER, self._node)}
+    async def _take_over(self) -> frozenset[str]:
+        async def query(connection: Connection) -> frozenset[str]:
+            last: dict[int, int] = {}
+            for owner, at in await connection.fetch(_TAKE_OVER, self._node):
+                last[owner] = max(at, last.get(owner, 0))
+            if last:
+                await connection.execute(_LAST_SEEN, list(last), list(last.values()))
+            return frozenset(map(user_id, last))
 
         return await self._run(query, readonly=False)
 
