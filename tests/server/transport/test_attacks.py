@@ -226,6 +226,32 @@ class TestHttp:
                 peer.writer.write(chunk)
             assert (await peer.response())[0] == 413
 
+    @pytest.mark.parametrize(("known", "status"), [(True, 413), (False, 400)])
+    async def test_who_reads_only_after_the_whole_body_gets_the_answer(
+        self, serve: Serve, known: bool, status: int
+    ) -> None:
+        async with serve() as running:
+            target = await polling(running) if known else b"/socket.io/?EIO=4&transport=polling&sid=unknown"
+            peer = await running.open()
+            for _ in range(2):  # on the same connection
+                peer.writer.write(b"POST " + target + b" HTTP/1.1\r\n" + HOST + b"Content-Length: 3000000\r\n\r\n")
+                peer.writer.write(b"4" * 3_000_000)
+                async with asyncio.timeout(PATIENCE):
+                    await peer.writer.drain()
+                assert (await peer.response())[0] == status
+                target, status = b"/nothing", 404
+
+    async def test_of_a_body_that_is_refused_not_everything_is_read(self, serve: Serve) -> None:
+        async with serve(header_timeout=3600) as running:
+            target = await polling(running)
+            peer = await running.open()
+            peer.writer.write(b"POST " + target + b" HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000000\r\n\r\n")
+            with pytest.raises(ConnectionError):
+                for _ in range(1_000):
+                    peer.writer.write(b"4" * 1_000_000)
+                    async with asyncio.timeout(PATIENCE):
+                        await peer.writer.drain()
+
     async def test_a_body_that_never_ends(self, serve: Serve) -> None:
         async with serve(body_timeout=0.2) as running:
             target = await polling(running)

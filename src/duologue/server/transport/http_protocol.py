@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 _FRAMING_PER_BODY_BYTE = 8
 """Bytes of chunk framing that may come with a byte of body: `1\\r\\nx\\r\\n` and a little."""
 
-_UNREAD = 65_536
-"""Bytes of a request that are taken after it was answered."""
+_UNREAD = 4_000_000
+"""Bytes that are taken of a request which was answered before its end. Were the connection closed at the answer, the reset that
+the rest of the body meets could overtake it (RFC 9112, section 9.6), and a proxy would say 502."""
 
 
 def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtocol]:  # noqa: C901  # the class's methods are counted as this function's branches

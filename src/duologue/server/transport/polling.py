@@ -208,7 +208,7 @@ async def _answer(answer: bytes | Refused, method: str, cors: Headers, send: Sen
     if isinstance(answer, Refused):
         if answer.retry_after is not None:
             headers.append((b"retry-after", b"%d" % answer.retry_after))
-        if answer in (TOO_LARGE, TIMED_OUT):
-            headers.append((b"connection", b"close"))  # the rest of the body is not going to be read
+        if answer is TIMED_OUT:
+            headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
