@@ -31,7 +31,7 @@ def facts(node: str, module: str) -> dict[str, Any]:
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{cpu[0].partition(':')[2].strip() if cpu else platform.machine()}, "
         f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}",
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()} in {sys.base_prefix}, {platform.python_compiler()}",
         **json.loads(asked.stdout),
         **{name: locked[f"node_modules/{name}"]["version"] for name in ("socket.io", "ws", "bufferutil")},
         **{name: version(name) for name in PACKAGES},
