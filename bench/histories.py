@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,9 @@ READ_AT_ONCE = 1 << 20
 
 LENGTHS = 3
 """Rounds at least of what has to be as fast with many messages as with few: they differ by a tenth and more."""
+
+RETURNS = 20
+"""The same of syncs, which take less than a second a round. So both servers run all the time, and take turns."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def lengths(node: str, short: History, middle: History, long: History, rounds: i
                 "bytes_written_per_message": written / each.messages,
             }
             yield {"peer": "duologue", "scenario": f"size, {each.name}", "round": 0, "valid": True, **found}
-        yield from _in_turn(node, folder, (short, long), rounds, "reconnect", _reconnect)
+        yield from _side_by_side(node, folder, (short, long), max(RETURNS, rounds))
         flags = ("--seconds", str(seconds))
         yield from _in_turn(node, folder, (middle, long), rounds, "pages", partial(_pages, flags))
         yield from _in_turn(node, folder, (middle, long), rounds, "appends", partial(_appends, flags))
@@ -76,12 +80,28 @@ def _in_turn(
     for turn in range(rounds):
         for each in rotated(histories, turn):
             with running("duologue", node, folder / each.name) as peer:
-                # With millions of messages it fills its filter of identities for a while after a start.
-                seconds, cpu = at_rest(peer)
-                _read_once(folder / each.name)
+                rested = _ready(peer, folder / each.name)
                 result = measure(peer, folder / f"{each.name}.json", turn)
-            rested = {"seconds_to_rest": seconds, "cpu_seconds_to_rest": cpu}
             yield {"peer": "duologue", "scenario": f"{what}, {each.name}", "round": turn, **rested, **result}
+
+
+def _side_by_side(node: str, folder: Path, histories: Sequence[History], rounds: int) -> Iterator[Result]:
+    """Syncs, with a server of each that isn't stopped in between: the machine's speed moves within the half minute that a start
+    takes, and no round is a second long."""
+    with ExitStack() as stack:
+        peers = [stack.enter_context(running("duologue", node, folder / each.name)) for each in histories]
+        ready = [(each, peer, _ready(peer, folder / each.name)) for each, peer in zip(histories, peers, strict=True)]
+        for turn in range(rounds):
+            for each, peer, rested in rotated(ready, turn):
+                result = _reconnect(peer, folder / f"{each.name}.json", turn)
+                yield {"peer": "duologue", "scenario": f"reconnect, {each.name}", "round": turn, **rested, **result}
+
+
+def _ready(peer: Peer, folder: Path) -> Result:
+    """Wait for it: with millions of messages it fills its filter of identities for a while after a start."""
+    seconds, cpu = at_rest(peer)
+    _read_once(folder)
+    return {"seconds_to_rest": seconds, "cpu_seconds_to_rest": cpu}
 
 
 def _read_once(folder: Path) -> None:
