@@ -160,9 +160,8 @@ async def test_a_sweep_ends_while_its_only_conversation_grows(tmp_path: Path, mo
             read = len(sent) - 3
             store.writer.write([PendingReceipt(BOB.id, ANN.id, read, read, None)])
             store.writer.rest(1)
-        if (
-            number % 149 == 0
-        ):  # as a crash would leave it, part of the conversation in the tables and part in the journal
+        if number % 149 == 0:
+            # As a crash would leave it: part of the conversation in the tables, part in the journal.
             killed = Bench(tmp_path / f"killed-{number}")
             shutil.copytree(tmp_path / "data", killed.folder, ignore=lambda *_: ["lock", "messages.db-shm"])
             await killed.open()

@@ -209,6 +209,6 @@ async def _answer(answer: bytes | Refused, method: str, cors: Headers, send: Sen
         if answer.retry_after is not None:
             headers.append((b"retry-after", b"%d" % answer.retry_after))
         if answer is TIMED_OUT:
-            headers.append((b"connection", b"close"))
+            headers.append((b"connection", b"close"))  # the rest of the body is not waited for
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

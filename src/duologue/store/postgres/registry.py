@@ -42,24 +42,23 @@ _ENTER = """
 """
 
 # Of two nodes that find a third one dead, one has it and the other goes on. In one statement, for between two the first might
-# be cut off. By the node and not by the owners: where presence is spread over servers it asks them all, once for each node
-# that died.
+# be cut off. The people are locked in the order of the writer's statement, so that the two never deadlock. By the node and not
+# by the owners: where presence is spread over servers it asks them all, once for each node that died.
 _TAKE_OVER = """
     WITH dead AS (
         DELETE FROM duologue.node WHERE id IN (
             SELECT id FROM duologue.node WHERE until < clock_timestamp() AND id <> $1 FOR UPDATE SKIP LOCKED
         ) RETURNING id, (extract(epoch FROM seen) * 1000)::bigint AS at
+    ), gone AS (
+        DELETE FROM duologue.presence USING dead WHERE presence.node = dead.id RETURNING owner, at
+    ), last AS (
+        SELECT owner, max(at) AS at FROM gone GROUP BY owner
+    ), locked AS (
+        SELECT person.id, at FROM last JOIN duologue.person ON person.id = owner ORDER BY person.id FOR NO KEY UPDATE OF person
+    ), seen AS (
+        UPDATE duologue.person SET last_seen = greatest(last_seen, at) FROM locked WHERE person.id = locked.id
     )
-    DELETE FROM duologue.presence USING dead WHERE presence.node = dead.id RETURNING owner, at
-"""
-
-# Locked in the order of the writer's statement, so that the two never deadlock.
-_LAST_SEEN = """
-    WITH gone AS (
-        SELECT person.id, at FROM unnest($1::bigint[], $2::bigint[]) AS last (owner, at)
-        JOIN duologue.person ON person.id = last.owner ORDER BY person.id FOR NO KEY UPDATE OF person
-    )
-    UPDATE duologue.person SET last_seen = greatest(last_seen, at) FROM gone WHERE person.id = gone.id
+    SELECT owner FROM last
 """
 
 _RETIRE = "UPDATE duologue.node SET until = clock_timestamp() + make_interval(secs => $2) WHERE id = $1"
@@ -121,12 +120,7 @@ class PostgresRegistry:
 
     async def _take_over(self) -> frozenset[str]:
         async def query(connection: Connection) -> frozenset[str]:
-            last: dict[int, int] = {}
-            for owner, at in await connection.fetch(_TAKE_OVER, self._node):
-                last[owner] = max(at, last.get(owner, 0))
-            if last:
-                await connection.execute(_LAST_SEEN, list(last), list(last.values()))
-            return frozenset(map(user_id, last))
+            return frozenset(user_id(owner) for (owner,) in await connection.fetch(_TAKE_OVER, self._node))
 
         return await self._run(query, readonly=False)
 
