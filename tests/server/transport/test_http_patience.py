@@ -67,6 +67,39 @@ async def test_a_second_request_is_served_as_late_as_it_may_come(serve: Serve) -
             assert (await peer.response())[0] == 404
 
 
+async def test_a_trusted_proxys_connection_is_kept_for_its_next_request(serve: Serve) -> None:
+    times = {"header_timeout": 0.3, "proxy_idle_timeout": PATIENCE, "ping_interval": 0.4}
+    async with serve(trusted_proxies=("127.0.0.1",), **times) as running:
+        peer = await running.open()
+        for head, rest in ((REQUEST + b"\r\n", b""), (REQUEST + b"Content-Length: 1\r\n\r\n", b"x"), (REQUEST + b"\r\n", b"")):
+            peer.writer.write(head)
+            assert (await peer.response())[0] == 404
+            peer.writer.write(rest)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(peer.reader.read(1), 0.6)
+
+
+async def test_a_trusted_proxys_connection_is_closed_in_the_end(serve: Serve) -> None:
+    async with serve(trusted_proxies=("127.0.0.1",), header_timeout=3600, proxy_idle_timeout=0.3) as running:
+        assert await (await answered(running, REQUEST + b"\r\n")).end() == b""
+        assert await (await running.open()).end() == b""
+
+
+async def test_a_body_that_drips_on_after_its_answer_to_a_trusted_proxy(serve: Serve) -> None:
+    async with serve(trusted_proxies=("127.0.0.1",), header_timeout=0.3) as running:
+        await drip_until_closed(await answered(running, REQUEST + b"Content-Length: 1000000\r\n\r\n"), b"x")
+
+
+async def test_a_websocket_on_a_connection_that_had_a_request_before(serve: Serve) -> None:
+    async with serve(header_timeout=0.3, ping_interval=0.4) as running:
+        peer = await answered(running, REQUEST + b"\r\n")
+        assert (await peer.shake_hands()).startswith("HTTP/1.1 101")
+        await peer.frame()
+        for _ in range(3):
+            assert await peer.frame() == (1, b"2")
+            peer.send(b"3")
+
+
 async def test_an_answer_that_nobody_reads(serve: Serve) -> None:
     async with serve(write_timeout=0.3) as running:
         peer = await running.open()  # its reader stops by itself when nobody takes anything from it

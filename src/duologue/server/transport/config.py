@@ -19,6 +19,10 @@ class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long the body of a POST may take."""
     header_timeout: float = 10.0
     """How long a request's headers may take: from the connection, the first byte, or the answer to the last request."""
+    proxy_idle_timeout: float = 620.0
+    """How long the connection of a trusted proxy may lie unused between two requests, instead of `header_timeout` at most. Longer
+    than the proxy keeps it (Caddy 2 minutes, Google's load balancer 10): else a request may meet our close, and what isn't
+    safe to send twice, as the POST of a poll, becomes a 502."""
     write_timeout: float = 30.0
     """How long an HTTP answer may wait until its peer reads on."""
     close_timeout: float = 2.0

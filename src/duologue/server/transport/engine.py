@@ -24,6 +24,7 @@ from duologue.server.transport.handshake import (
     Refused,
     check_query,
     client_address,
+    is_proxy,
     parse_query,
 )
 from duologue.server.transport.polling import PollingEndpoint
@@ -144,6 +145,10 @@ class Engine:
     def client_address(self, peer: str, forwarded: Sequence[str]) -> str:
         """Where a request comes from, by its connection and its X-Forwarded-For."""
         return client_address(peer, forwarded, self._trusted)
+
+    def is_proxy(self, peer: str) -> bool:
+        """Whether a connection comes from a trusted proxy."""
+        return is_proxy(peer, self._trusted)
 
     def check(
         self, transport: str, method: str, raw_query: bytes, origins: Sequence[str], hosts: Sequence[str], address: str

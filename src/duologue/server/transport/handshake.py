@@ -137,7 +137,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
     """Where a request comes from: the peer, or what the proxies that are trusted say of it. Each proxy appends the address
     that it was connected from to X-Forwarded-For, so the last one that isn't a trusted proxy's is the client's."""
-    if not trusted or not _is_within(_parsed(peer), trusted):
+    if not is_proxy(peer, trusted):
         return peer
     for address in reversed([each.strip() for line in forwarded for each in line.split(",")]):
         parsed = _parsed(address)
@@ -147,6 +147,11 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Networ
         if not _is_within(parsed, trusted):
             break
     return peer
+
+
+def is_proxy(peer: str, trusted: Sequence[Network]) -> bool:
+    """Whether the address of a connection is that of a trusted proxy."""
+    return bool(trusted) and _is_within(_parsed(peer), trusted)
 
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address

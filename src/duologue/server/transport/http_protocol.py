@@ -13,6 +13,7 @@ from duologue.server.transport.wheel import Wheel
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
 _FRAMING_PER_BODY_BYTE = 8
 """Bytes of chunk framing that may come with a byte of body: `1\\r\\nx\\r\\n` and a little."""
@@ -22,8 +23,9 @@ _UNREAD = 4_000_000
 the rest of the body meets could overtake it (RFC 9112, section 9.6), and a proxy would say 502."""
 
 
-def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtocol]:  # noqa: C901  # the class's methods are counted as this function's branches
-    """The class for uvicorn's `http=` setting. Its time-outs run on `wheel`."""
+def http_protocol(wheel: Wheel, config: TransportConfig, is_proxy: Callable[[str], bool]) -> type[HttpToolsProtocol]:  # noqa: C901  # the class's methods are counted as this function's branches
+    """The class for uvicorn's `http=` setting. Its time-outs run on `wheel`; `is_proxy` tells of a peer's address whether
+    it's that of a trusted proxy."""
 
     class BoundedHttpProtocol(HttpToolsProtocol):
         """Closes peers that connect and say nothing, whose headers come slowly or never end, whose chunks and trailers
@@ -34,10 +36,14 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
         _headers = 0
         _body = 0
         _in_message = False
+        _idle_timeout = config.header_timeout
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it
             super().connection_made(transport)
-            wheel.schedule(self, config.header_timeout)
+            if self.client is not None and is_proxy(self.client[0]):
+                self._idle_timeout = config.proxy_idle_timeout
+                self.timeout_keep_alive = config.proxy_idle_timeout  # type: ignore[assignment]  # uvicorn has whole seconds
+            wheel.schedule(self, self._idle_timeout)
 
         def connection_lost(self, exc: Exception | None) -> None:
             wheel.cancel(self)
@@ -58,10 +64,7 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            # From here to the next headers. uvicorn's own timer is put off by every byte, an empty line or the rest of
-            # a body included, and its close waits for ever for a peer that doesn't read.
-            if self.cycle.response_complete and not self.flow.write_paused:
-                wheel.schedule(self, config.header_timeout)
+            self._wait_for_the_next()
 
         def send_400_response(self, msg: str) -> None:
             super().send_400_response(msg)
@@ -73,10 +76,8 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            if self.cycle.response_complete:
-                wheel.schedule(self, config.header_timeout)
-            else:
-                wheel.cancel(self)
+            wheel.cancel(self)
+            self._wait_for_the_next()
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
@@ -105,11 +106,19 @@ def http_protocol(wheel: Wheel, config: TransportConfig) -> type[HttpToolsProtoc
         def on_message_complete(self) -> None:
             self._in_message = False
             super().on_message_complete()
+            self._wait_for_the_next()  # it may have been answered before its end
 
         def handle_websocket_upgrade(self) -> None:
             super().handle_websocket_upgrade()
+            wheel.cancel(self)
             self._in_message = False
             self.parser = None  # type: ignore[assignment]  # it holds this object, which nobody needs any more
+
+        def _wait_for_the_next(self) -> None:
+            """From an answer to the next headers. uvicorn's own timer is put off by every byte, an empty line or the rest of
+            a body included, and its close waits for ever for a peer that doesn't read."""
+            if self.cycle and self.cycle.response_complete and not self.flow.write_paused:
+                wheel.schedule(self, config.header_timeout if self._in_message else self._idle_timeout)
 
         def expire(self) -> None:
             self.transport.abort()

@@ -61,7 +61,7 @@ class SocketServer:
         return websocket_protocol({self._engine.config.path: self._engine, **(other_engines or {})})
 
     def http_protocol_class(self) -> type[HttpToolsProtocol]:
-        return http_protocol(self._engine.wheel, self._engine.config)
+        return http_protocol(self._engine.wheel, self._engine.config, self._engine.is_proxy)
 
     async def start(self) -> None:
         await self._engine.start()
