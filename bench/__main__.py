@@ -8,20 +8,17 @@ in an order that moves by one from round to round, so that whatever disturbs the
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import hatch_build
-from bench import nodes
+from bench import archive, nodes
 from bench.facts import facts
 from bench.histories import History, lengths, reconnects, returns
-from bench.peers.launch import ROOT, running
-from bench.plots import draw
+from bench.peers.launch import running
 from bench.profiling import profile
-from bench.report import summarise
 from bench.scenarios import Result, rotated, scenarios
 from bench.web import Size as WebSize
 from bench.web import long_history, traffic
@@ -90,7 +87,7 @@ def histories(node: str, size: Size) -> dict[str, Iterator[Result]]:
     wide = History(f"{many:,} conversations each", (many + 1) * size.conversations, many + 1, size.conversations, 3)
     return {
         "reconnect, pages, appends, size": lengths(node, short, middle, long, size.rounds, size.seconds),
-        "many conversations": reconnects(node, [wide], size.rounds),
+        f"reconnect, {wide.name}": reconnects(node, [wide], size.rounds),
         "herd": returns(node, size.herd, 1),
         "web, long history": long_history(node, size.web),
         "web, traffic": traffic(node, size.web),
@@ -131,6 +128,23 @@ def headline(result: Result) -> str:
     )
 
 
+def measure_and_keep(options: argparse.Namespace, node: str, described: dict[str, Any]) -> None:
+    """What was measured before a peer failed to start, or somebody lost patience, is kept as well, but never in the documents."""
+    results: list[Result] = []
+    folder = archive.ASIDE
+    try:
+        for result in measure_all(options, node):
+            results.append(result)  # noqa: PERF402 -- extend doesn't promise to keep what came before a failure
+        folder = options.out
+    finally:
+        if results:
+            found = archive.of(described, results)
+            if options.merge and folder == options.out:
+                found = archive.merged(archive.read(folder), found)
+            print(archive.write(found, folder))
+            say(f"in {folder}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -145,7 +159,16 @@ def main() -> None:
     parser.add_argument("--without-nodes", action="store_true", help="leave out the several nodes at the end")
     parser.add_argument("--history", type=int, default=10_000_000, help="messages of the long history")
     parser.add_argument("--traffic", type=int, default=3_600, help="messages of the traffic that the web client gets")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", help="folder for the JSON and the table")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for the JSON, the table and the plots (docs/benchmarks; with --quick or --only build/benchmarks)",
+    )
+    parser.add_argument(
+        "--merge",
+        action="store_true",
+        help="with --only: these scenarios take their place among the results in --out, docs/benchmarks if there's none",
+    )
     parser.add_argument(
         "--profile", action="store_true", help="instead: py-spy on one peer under load, stacks in --out"
     )
@@ -154,6 +177,11 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=20, help="for --profile: messages under way per socket")
     parser.add_argument("--pattern", choices=("random", "circle", "pairs"), default="random", help="for --profile")
     options = parser.parse_args()
+    whole = not options.quick and not options.only
+    if options.out is None:
+        options.out = archive.DOCUMENTS if options.merge or (whole and not options.profile) else archive.ASIDE
+    if options.merge and not (options.out / archive.FILE).exists():
+        parser.error(f"nothing to merge with: there is no {options.out / archive.FILE}")
     node = str(hatch_build.find_node()[0])
     if options.profile:
         with running(options.peer, node) as peer:
@@ -162,19 +190,7 @@ def main() -> None:
     described = facts(node, "bench")
     if not described["bufferutil is native"]:
         say("the Node server runs without bufferutil's native addon: its figures are too low")
-    options.out.mkdir(parents=True, exist_ok=True)
-    results: list[Result] = []
-    try:
-        for result in measure_all(options, node):
-            results.append(result)  # noqa: PERF402 -- extend doesn't promise to keep what came before a failure
-    finally:  # what was measured before a peer failed to start, or somebody lost patience, is worth keeping
-        if results:
-            table = summarise(described, results)
-            found = {"facts": described, "results": results}
-            (options.out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
-            (options.out / "results.md").write_text(table)
-            draw(results, options.out)
-            print(table)
+    measure_and_keep(options, node, described)
     if not options.without_nodes and wanted(options, "several nodes"):
         print(nodes.run(nodes.QUICK if options.quick else nodes.FULL, options.out, node, described))
 

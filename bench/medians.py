@@ -16,6 +16,10 @@ def values(results: Results, scenario: str, peer: str, measure: str) -> list[flo
     ]
 
 
+def worst(results: Results, scenario: str, peer: str, measure: str) -> float | None:
+    return max(values(results, scenario, peer, measure), default=None)
+
+
 def median(results: Results, scenario: str, peer: str, measure: str) -> float | None:
     found = values(results, scenario, peer, measure)
     return statistics.median(found) if found else None

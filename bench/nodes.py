@@ -3,7 +3,7 @@
 Duologue on PostgreSQL and NATS, every message on disk and acknowledged, against the guide's servers on Node with the Redis
 adapter and messages in Redis' memory. All that serves shares core 0, the load has core 1; with "two cores" what serves may use
 both, one of which it shares with the load. Partners are on different nodes, so that every delivery crosses from one to another.
-Writes docs/benchmarks/nodes.json and nodes.md.
+Writes docs/benchmarks/nodes.json, nodes.md and nodes.svg.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from typing import Any, Final, NamedTuple
 
 import hatch_build
 from bench import visits
+from bench.archive import ASIDE, DOCUMENTS
 from bench.facts import facts
 from bench.nodes_report import IDLE, PEERS, SIGN_INS, TWO_CORES, table
-from bench.nodes_servers import IDLE_RATE, Nodes, Result, Wal, duologue, guide
+from bench.nodes_servers import IDLE_RATE, Nodes, Result, Wal, duologue, guide, redis_version
 from bench.peers.launch import LOAD_CORE, ROOT, SERVER_CORE, pinned
+from bench.plots import draw_nodes
 
 LOAD_TIMEOUT: Final = 300.0
 
@@ -188,6 +190,7 @@ def _measure_group(size: Size, group: Group, nodes: Nodes, peer: str) -> Iterato
 
 def run(size: Size, out: Path, node: str, described: dict[str, Any]) -> str:
     """Measure, write the figures to the folder `out`, and return the table."""
+    described = {**described, "redis": redis_version()}
     results: list[Result] = []
     try:
         for result in measure_all(size, node):
@@ -197,6 +200,7 @@ def run(size: Size, out: Path, node: str, described: dict[str, Any]) -> str:
         (out / "nodes.json").write_text(json.dumps({"facts": described, "results": results}, indent=1) + "\n")
         found = table(described, results)
         (out / "nodes.md").write_text(found)
+        draw_nodes(results, out)
     return found
 
 
@@ -230,8 +234,13 @@ def main() -> None:
         metavar="TEXT",
         help="what is measured on the same servers as a scenario whose name contains this; may be given again for more",
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for the JSON, the table and the plot (docs/benchmarks; with --only build/benchmarks)",
+    )
     options = parser.parse_args()
+    options.out = options.out or (ASIDE if options.only else DOCUMENTS)
     node = str(hatch_build.find_node()[0])
     size = Size(
         tuple(options.nodes),

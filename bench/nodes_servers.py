@@ -235,6 +235,11 @@ def _nats(port: int) -> dict[str, int]:
     return {"bytes": state["in_bytes"] + state["out_bytes"], "messages": state["in_msgs"] + state["out_msgs"]}
 
 
+def redis_version() -> str:
+    asked = subprocess.run(["redis-server", "--version"], check=True, capture_output=True, text=True, timeout=10)
+    return asked.stdout.strip()
+
+
 def _redis(port: int) -> dict[str, int]:
     info = subprocess.run(
         ["redis-cli", "-p", str(port), "info", "stats"], check=True, capture_output=True, text=True, timeout=10

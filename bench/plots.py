@@ -24,6 +24,13 @@ def draw(results: Results, folder: Path) -> list[Path]:
     return [file for plot in PLOTS if (file := _bars(results, folder, *plot)) is not None]
 
 
+def draw_nodes(results: Results, folder: Path) -> Path | None:
+    """The same of several nodes: the deliveries a second of each number of them."""
+    named = [{**each, "scenario": f"{each['scenario']}, {each['nodes']} nodes"} for each in results]
+    named.sort(key=lambda each: each["scenario"])
+    return _bars(named, folder, "nodes", "throughput", "deliveries_per_second", "deliveries a second")
+
+
 def _bars(results: Results, folder: Path, name: str, beginning: str, measure: str, title: str) -> Path | None:
     import matplotlib as mpl  # it takes a second, and only this needs it
 

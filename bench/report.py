@@ -70,13 +70,25 @@ MEASURES = (
 )
 
 
-def summarise(facts: dict[str, Any], results: Results) -> str:
-    """Markdown: the facts of the run, a table per scenario (median, and the range of the rounds), the targets."""
-    lines = ["# Results", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
+def summarise(runs: list[dict[str, Any]], results: Results) -> str:
+    """Markdown: the facts of the runs, a table per scenario (median, and the range of the rounds), the targets."""
+    lines = ["# Results", "", *_facts(runs, results), ""]
     for scenario in dict.fromkeys(each["scenario"] for each in results):
         lines += _table(results, scenario)
     lines += ["## Targets", "", *(f"- {line}" for line in verdicts(results)), ""]
     return "\n".join(lines)
+
+
+def _facts(runs: list[dict[str, Any]], results: Results) -> list[str]:
+    """What all runs have in common, and then each by itself, with its scenarios."""
+    first, *others = runs
+    common = {name for name in first if all(each.get(name) == first[name] for each in others)}
+    lines = [f"- {name}: {first[name]}" for name in first if name in common]
+    for number, run in enumerate(runs if others else ()):
+        lines += ["", f"Run {number + 1}", "", *(f"- {name}: {run[name]}" for name in run if name not in common)]
+        scenarios = dict.fromkeys(each["scenario"] for each in results if each["run"] == number)
+        lines.append(f"- of it: {'; '.join(scenarios)}")
+    return lines
 
 
 def _table(results: Results, scenario: str) -> list[str]:
