@@ -230,7 +230,7 @@ class Load:
 
     async def open_loop(self) -> dict[str, Any]:
         """`rate` messages a second, whatever the server does; latency counts from the time that a message was due. Takes all of
-        its core: else most of what it measured at 1,000 a second was its own clock (docs/decisions/message-path.md)."""
+        its core: else most of what it measured at 1,000 a second was its own clock (docs/decisions/latency.md)."""
         pace = asyncio.create_task(self.pace(nap=0))
         await asyncio.sleep(self.options.warm_up)
         result = await self.measure()

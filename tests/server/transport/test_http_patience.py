@@ -71,7 +71,11 @@ async def test_a_trusted_proxys_connection_is_kept_for_its_next_request(serve: S
     times = {"header_timeout": 0.3, "proxy_idle_timeout": PATIENCE, "ping_interval": 0.4}
     async with serve(trusted_proxies=("127.0.0.1",), **times) as running:
         peer = await running.open()
-        for head, rest in ((REQUEST + b"\r\n", b""), (REQUEST + b"Content-Length: 1\r\n\r\n", b"x"), (REQUEST + b"\r\n", b"")):
+        for head, rest in (
+            (REQUEST + b"\r\n", b""),
+            (REQUEST + b"Content-Length: 1\r\n\r\n", b"x"),
+            (REQUEST + b"\r\n", b""),
+        ):
             peer.writer.write(head)
             assert (await peer.response())[0] == 404
             peer.writer.write(rest)
