@@ -35,6 +35,10 @@ class BrokenDisk(apsw.VFS):
             raised.extendedresult = self.error  # type: ignore[attr-defined]
             raise raised
 
+    def forgets(self, name: str) -> bool:
+        """Whether a sync of that file fails as on Linux: what was written since the last one is lost, and taken for clean."""
+        return False
+
     def lose_power(self, folder: Path, survivor: Path) -> None:
         """Copy to `survivor` what of `folder` a loss of power at this instant would have left."""
         with self.lock:
@@ -93,6 +97,17 @@ class _File(apsw.VFSFile):
     def xSync(self, flags: int) -> None:  # noqa: N802 - apsw's names
         with self._disk.lock:
             self._disk.check("sync")
+            if self._disk.forgets(self._name):
+                self._forget()
             super().xSync(flags)
             self._disk.syncs += 1
             self._disk.undo.pop(self._name, None)
+
+    def _forget(self) -> None:
+        for offset, before, size in reversed(self._disk.undo.pop(self._name, [])):
+            if before:
+                super().xWrite(before, offset)
+            super().xTruncate(size)
+        failed = apsw.IOError("what was written is lost")
+        failed.extendedresult = apsw.SQLITE_IOERR_FSYNC  # type: ignore[attr-defined]
+        raise failed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 from duologue.domain.errors import Code, Refusal, StoreFailed
 from duologue.domain.ports import PendingMessage
 from duologue.store import committer
-from duologue.store.sqlite import filing
+from duologue.store.sqlite import filing, wal
+from duologue.store.sqlite.files import DATABASE
 from duologue.store.sqlite.writer import RETRY_FILING
 
 from .broken_disk import BrokenDisk
@@ -168,3 +170,30 @@ async def test_torn_log_opens_to_a_prefix(bench: Bench, tmp_path: Path) -> None:
     assert lengths == sorted(lengths)
     assert lengths[0] == 0
     assert lengths[-2] >= 50
+
+
+class ForgetsWhatIsMoved(BrokenDisk):
+    """Fails, once it's `armed`, the sync of what is moved into the database beside the writer."""
+
+    armed = False
+
+    def forgets(self, name: str) -> bool:
+        moving = threading.current_thread().name.startswith("duologue-backfill")
+        return self.armed and moving and name.endswith(DATABASE)
+
+
+async def test_a_sync_that_fails_at_a_stop_leaves_the_log(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What SQLite believes to have moved isn't there: only the log has it."""
+    disk = ForgetsWhatIsMoved()
+    monkeypatch.setattr(committer, "LEISURE", 60.0)
+    monkeypatch.setattr(wal, "CHECKPOINT_PAGES", 1_000_000)  # nothing is moved before the stop
+    await bench.open(vfs=disk.name)
+    await bench.people(ANN, BOB)
+    for turn in range(20):
+        await bench.commit(*(PendingMessage(ANN.id, BOB.id, f"{turn}-{n}", "x" * 4_000, None) for n in range(40)))
+    monkeypatch.setattr(wal, "CHECKPOINT_PAGES", 250)
+    disk.armed = True
+    await bench.close()
+    assert [type(failure) for failure in bench.failures] == [StoreFailed]
+    disk.unregister()
+    assert await _stored(bench.folder) == list(range(1, 801))

@@ -32,6 +32,7 @@ def open_backfill(path: Path, busy_timeout: float, synchronous: str, vfs: str | 
     connection.set_busy_timeout(int(busy_timeout * 1000))
     connection.pragma("synchronous", synchronous)
     connection.pragma("wal_autocheckpoint", 0)
+    keep_log(connection)
     return connection
 
 
@@ -39,10 +40,17 @@ def open_reader(path: Path, busy_timeout: float, vfs: str | None = None) -> apsw
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
     connection.set_busy_timeout(int(busy_timeout * 1000))
     connection.pragma("query_only", True)
+    keep_log(connection)
     connection.pragma("cache_size", -READER_CACHE // 1024)
     connection.pragma("temp_store", "memory")
     connection.pragma("trusted_schema", False)
     return connection
+
+
+def keep_log(connection: apsw.Connection) -> None:
+    """The connection, if it's the last one to be closed, leaves the log. For one that hasn't written, and for any after a failure:
+    what SQLite takes for moved into the database by then may be in the log only (`backfill.py`)."""
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
 
 def open_to_look(path: Path, busy_timeout: float, vfs: str | None = None) -> apsw.Connection:

@@ -21,6 +21,7 @@ from duologue.store.committer import LEISURE
 from duologue.store.ledger import Account, Ledger, MessageKey, MessageRow, Pair, Stored
 from duologue.store.sqlite import journal
 from duologue.store.sqlite.chunks import SEQ_BITS
+from duologue.store.sqlite.connection import keep_log
 from duologue.store.sqlite.filing import Filing, file
 from duologue.store.sqlite.identities import Identities
 from duologue.store.sqlite.wal import Wal
@@ -154,6 +155,8 @@ class Writer:
         except apsw.Error as error:
             raise self._fatal(error) from error
         finally:
+            if not self._sound:
+                keep_log(self._connection)
             self._wal.close()
             self._connection.close(True)
         if self._sound:
