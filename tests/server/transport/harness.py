@@ -14,7 +14,7 @@ import uvicorn
 from msgspec import Raw
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount, Route
 
 from duologue.server.transport import Limits, Socket, SocketServer, TransportConfig, encode_event, encode_frame
@@ -52,11 +52,20 @@ class Recorder:
 
 
 class Running:
-    def __init__(self, server: SocketServer, app: Recorder, port: int, http_connections: Collection[object]) -> None:
+    def __init__(
+        self,
+        server: SocketServer,
+        app: Recorder,
+        port: int,
+        http_connections: Collection[object],
+        http_requests: Collection[object],
+    ) -> None:
         self.server = server
         self.app = app
         self.port = port
         self.http_connections = http_connections
+        self.http_requests = http_requests
+        """That are being answered."""
         self._writers: list[asyncio.StreamWriter] = []
 
     async def open(self) -> Peer:
@@ -158,13 +167,23 @@ async def _large(request: Request) -> Response:
     return Response(bytes(LARGE))
 
 
+async def _stream(request: Request) -> Response:
+    """The same, in parts of which each waits for the one before to be taken."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(LARGE // 50_000):
+            yield bytes(50_000)
+
+    return StreamingResponse(parts())
+
+
 @asynccontextmanager
 async def serving(limits: Limits | None = None, admit: Any = None, **settings: Any) -> AsyncIterator[Running]:
     app = Recorder()
     server = SocketServer(app, TransportConfig(**settings), limits, admit=admit)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        Starlette(routes=[Mount("/socket.io", server.asgi), Route("/large", _large)]),
+        Starlette(routes=[Mount("/socket.io", server.asgi), Route("/large", _large), Route("/stream", _stream)]),
         ws=server.ws_protocol_class(),  # type: ignore[arg-type]
         http=server.http_protocol_class(),
         lifespan="off",
@@ -175,7 +194,7 @@ async def serving(limits: Limits | None = None, admit: Any = None, **settings: A
     config.load()
     web.lifespan = config.lifespan_class(config)
     await web.startup(sockets=[listener])
-    running = Running(server, app, listener.getsockname()[1], web.server_state.connections)
+    running = Running(server, app, listener.getsockname()[1], web.server_state.connections, web.server_state.tasks)
     try:
         yield running
     finally:

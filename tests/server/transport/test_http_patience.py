@@ -48,12 +48,12 @@ async def test_one_empty_line_after_an_answer_and_then_silence(serve: Serve) -> 
 
 
 async def test_a_body_that_drips_on_after_its_answer(serve: Serve) -> None:
-    async with serve(header_timeout=0.3) as running:
+    async with serve(body_timeout=0.3) as running:
         await drip_until_closed(await answered(running, REQUEST + b"Content-Length: 1000000\r\n\r\n"), b"x")
 
 
 async def test_chunks_that_drip_on_after_their_answer(serve: Serve) -> None:
-    async with serve(header_timeout=0.3) as running:
+    async with serve(body_timeout=0.3) as running:
         await drip_until_closed(await answered(running, REQUEST + b"Transfer-Encoding: chunked\r\n\r\n"), b"1\r\nx\r\n")
 
 
@@ -90,7 +90,7 @@ async def test_a_trusted_proxys_connection_is_closed_in_the_end(serve: Serve) ->
 
 
 async def test_a_body_that_drips_on_after_its_answer_to_a_trusted_proxy(serve: Serve) -> None:
-    async with serve(trusted_proxies=("127.0.0.1",), header_timeout=0.3) as running:
+    async with serve(trusted_proxies=("127.0.0.1",), body_timeout=0.3) as running:
         await drip_until_closed(await answered(running, REQUEST + b"Content-Length: 1000000\r\n\r\n"), b"x")
 
 

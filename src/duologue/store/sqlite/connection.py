@@ -48,8 +48,8 @@ def open_reader(path: Path, busy_timeout: float, vfs: str | None = None) -> apsw
 
 
 def keep_log(connection: apsw.Connection) -> None:
-    """The connection, if it's the last one to be closed, leaves the log. For one that hasn't written, and for any after a failure:
-    what SQLite takes for moved into the database by then may be in the log only (`backfill.py`)."""
+    """The connection, if it's the last one to be closed, leaves the log. For one that hasn't written, and for any after a
+    failure: what SQLite takes for moved into the database by then may be in the log only (`backfill.py`)."""
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
 
