@@ -13,6 +13,7 @@ MEASURES = (
     ("deliveries_per_second", "deliveries/s", "{:,.0f}"),
     ("p50_ms", "p50 ms", "{:.2f}"),
     ("p99_ms", "p99 ms", "{:.2f}"),
+    ("p99.9_ms", "p99.9 ms", "{:.2f}"),
     ("server_cpu", "server CPU", "{:.0%}"),
     ("load_cpu", "load CPU", "{:.0%}"),
     ("late_p50_ms", "p50 ms that the load itself was late", "{:.3f}"),
