@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from duologue.bus.local import LocalBus
+from duologue.domain.errors import Refusal
 from duologue.domain.limits import ChatLimits
 from duologue.domain.model import User
 from duologue.domain.ports import Registry, Renewal
@@ -134,6 +135,14 @@ class Slow(Stumbling):
         self.renewing = asyncio.Event()
         self.go_on = asyncio.Event()
         self.renewed = asyncio.Event()
+        self.refused = asyncio.Event()
+
+    async def arrive(self, users: Sequence[str]) -> None:
+        try:
+            await super().arrive(users)
+        except Refusal:
+            self.refused.set()
+            raise
 
     async def renew(self, here: Sequence[str]) -> Renewal:
         self.renewing.set()
@@ -148,7 +157,6 @@ async def test_no_renewal_comes_after_the_node_has_left(database: str) -> None:
     store = await _open(database)
     registry = Slow(store.registry(30.0))
     other = store.registry(30.0)
-    await registry.arrive([ANN.id])
     async with node(store, registry) as (here, elsewhere):
         here.users = [ANN.id]
         await registry.renewing.wait()
@@ -159,6 +167,48 @@ async def test_no_renewal_comes_after_the_node_has_left(database: str) -> None:
             await registry.renewed.wait()
             await leaving
             while await other.online([ANN.id]):
+                await asyncio.sleep(0.01)
+
+
+async def test_who_comes_before_the_node_is_registered_is_written_down_as_soon_as_it_is(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elsewhere_module, "RETRY_PAUSE", NEVER)
+    store = await _open(database)
+    registry = Slow(store.registry(NEVER))
+    async with node(store, registry) as (here, elsewhere):
+        await registry.renewing.wait()
+        here.users = [ANN.id]
+        elsewhere.moved(ANN.id)
+        await store.people([ANN.id])  # by then it would have been tried
+        registry.go_on.set()
+        async with asyncio.timeout(TIMEOUT):
+            while not await registry.online([ANN.id]):
+                await asyncio.sleep(0.01)
+
+
+async def test_who_comes_to_a_node_that_was_given_up_is_written_down_when_it_is_back(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By themselves: the renewal that was under way brings those only who were here before."""
+    monkeypatch.setattr(elsewhere_module, "RETRY_PAUSE", 0.01)
+    store = await _open(database)
+    registry, other = Slow(store.registry(NEVER)), store.registry(NEVER)
+    registry.go_on.set()
+    async with node(store, registry, msgspec.structs.replace(LIMITS, presence_lease=LEASE)) as (here, elsewhere):
+        async with asyncio.timeout(TIMEOUT):
+            await registry.renewed.wait()
+            registry.go_on.clear()
+            registry.renewing.clear()
+            await registry.renewing.wait()
+            await registry.retire(-1.0)
+            for _ in range(2):
+                await other.renew([])
+            here.users = [ANN.id]
+            elsewhere.moved(ANN.id)
+            await registry.refused.wait()
+            registry.go_on.set()
+            while not await registry.online([ANN.id]):
                 await asyncio.sleep(0.01)
 
 

@@ -96,6 +96,15 @@ async def test_crossing_batches_of_three_nodes(database: str, rng: random.Random
         assert await watcher.fetchval(deadlocks) == 0
 
 
+async def test_another_isolation_by_default_is_not_ours(database: str) -> None:
+    """Whoever has waited for a lock would be refused what its holder has written, with an error instead."""
+    async with session(database) as before:
+        name = await before.fetchval("SELECT quote_ident(current_database())")
+        await before.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    async with session(database) as after:
+        assert await after.fetchval("SHOW transaction_isolation") == "read committed"
+
+
 async def test_a_commit_whose_answer_is_lost_is_found_and_not_repeated(database: str, postgres: Postgres) -> None:
     """The sockets of both sides hear of it all the same, for nobody has delivered it yet."""
     async with (

@@ -176,10 +176,10 @@ class Renewal(NamedTuple):
     """Of whom a renewal has made it this node's business to tell the others."""
 
     anew: frozenset[str]
-    """Its own users, registered again because its lease had ended."""
+    """Its own users, registered again because others had begun to take over from it. Repeated until a renewal has returned."""
 
     taken_over: frozenset[str]
-    """Users of dead nodes. Each of them is given to one node only, and to none when the answer to the commit was lost."""
+    """Users of dead nodes. Each of a node's is given to one other only, and to none when the answer to the commit was lost."""
 
 
 class Registry(Protocol):
@@ -199,7 +199,8 @@ class Registry(Protocol):
         ...
 
     async def arrive(self, users: Sequence[str]) -> None:
-        """These users have sockets on this node now."""
+        """These users have sockets on this node now. Refused, and nobody is written down, while the node isn't registered: before
+        its first renewal, and from when others have begun to take over from it until the next one."""
         ...
 
     async def leave(self, users: Sequence[str]) -> None:
@@ -214,7 +215,8 @@ class Registry(Protocol):
         """Renew this node's lease and take over from nodes whose lease has ended; `here` are all its users.
 
         Those of a dead node were last seen at its last sign of life (see `Store.seen`). That is written down in the commit
-        which takes them over, so whoever takes over may die as well.
+        which takes them over, so whoever takes over may die as well. It's one for each portion of them; those who are left are
+        offline already, and whoever renews next goes on.
         """
         ...
 

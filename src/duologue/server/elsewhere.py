@@ -84,6 +84,8 @@ class Elsewhere:
         self._newly_shown = SecondLook(self._compare_topics)
         self._lease = asyncio.Lock()
         """Held while the lease is renewed or given up, for a renewal that comes after its end would bring the users back."""
+        self._registered = asyncio.Event()
+        """Set by the first renewal, before which the registry refuses whoever comes."""
         self._retired = False
         self._wake_writer = asyncio.Event()
         self._wake_looker = asyncio.Event()
@@ -217,6 +219,7 @@ class Elsewhere:
                 await asyncio.sleep(RETRY_PAUSE)
                 continue
             failing = False
+            self._registered.set()
             if renewal.taken_over:
                 logger.info("%d users of a node that gives no sign of life are taken over", len(renewal.taken_over))
             # To be hinted at; it's no harm to write them down once more.
@@ -234,6 +237,7 @@ class Elsewhere:
 
     async def _write(self) -> None:
         """Tell the registry who came and went, and hint at them when it knows."""
+        await self._registered.wait()
         while True:
             await self._wake_writer.wait()
             self._wake_writer.clear()

@@ -26,6 +26,8 @@ _PROBE_EVERY: Final = 2
 _SETTINGS: Final = {
     "application_name": "duologue",
     "synchronous_commit": "on",
+    # What waits for a lock then sees what its holder has written, also in a statement without a transaction around it.
+    "default_transaction_isolation": "read committed",
     "idle_in_transaction_session_timeout": str(int(ABANDONED_TIMEOUT * 1000)),
     # Half of ours: the server gives up first, and says why.
     "lock_timeout": str(int(STATEMENT_TIMEOUT * 500)),

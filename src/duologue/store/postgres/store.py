@@ -257,9 +257,9 @@ class PostgresStore:
         """The query's answer, from one snapshot."""
         return await self._run(lambda connection: query(connection, *arguments, **named), readonly=True)
 
-    async def _run(self, query: Callable[[Connection], Awaitable[T]], *, readonly: bool) -> T:
-        """Run a query in a transaction, again if the connection is lost. Raises `Refusal(UNAVAILABLE)` when too many wait
-        or it takes too long."""
+    async def _run(self, query: Callable[[Connection], Awaitable[T]], *, readonly: bool, single: bool = False) -> T:
+        """Run a query in a transaction, again if the connection is lost; with `single` set it's one statement and needs none.
+        Raises `Refusal(UNAVAILABLE)` when too many wait or it takes too long."""
         if not self._open:
             raise Refusal(Code.UNAVAILABLE, "the store is closed")
         if self._waiting >= MAX_WAITING:
@@ -267,7 +267,7 @@ class PostgresStore:
         self._waiting += 1
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                return await self._until_answered(query, readonly)
+                return await self._until_answered(query, readonly, single)
         except TimeoutError:
             raise Refusal(Code.UNAVAILABLE, "the query took too long") from None
         except DAMAGED as error:
@@ -279,11 +279,12 @@ class PostgresStore:
         finally:
             self._waiting -= 1
 
-    async def _until_answered(self, query: Callable[[Connection], Awaitable[T]], readonly: bool) -> T:
+    async def _until_answered(self, query: Callable[[Connection], Awaitable[T]], readonly: bool, single: bool) -> T:
         """The answer of one server, the one whose epoch we have when it's there."""
         while True:
             try:
-                async with self._pool.acquire(timeout=WAIT_SECONDS) as connection:
+                async with self._pool.acquire(timeout=WAIT_SECONDS) as acquired:
+                    connection = cast("Connection", acquired)
                     if self._life.idle_may_be_old:
                         # An old primary that nobody has fenced goes on answering: all connections are made anew, this one
                         # as well.
@@ -291,7 +292,8 @@ class PostgresStore:
                         await self._pool.expire_connections()
                         continue
                     epoch = self._life.epoch
-                    answer = await _transact(cast("Connection", connection), query, readonly)
+                    running = _alone(connection, query) if single else _transact(connection, query, readonly)
+                    answer = await running
                 if epoch == self._life.epoch:
                     return answer
             except LOST as error:
@@ -311,6 +313,16 @@ def _unusable() -> Iterator[None]:
     except (*LOST, asyncpg.PostgresError, ValueError) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise StoreUnusable(f"the database can't be used: {words}") from error
+
+
+async def _alone(connection: Connection, query: Callable[[Connection], Awaitable[T]]) -> T:
+    """Run a query of a single statement, which commits by itself. Who is cancelled isn't held up."""
+    try:
+        return await query(connection)
+    except BaseException as error:
+        if isinstance(error, LOST) or not isinstance(error, asyncpg.PostgresError):
+            connection.terminate()
+        raise
 
 
 async def _transact(connection: Connection, query: Callable[[Connection], Awaitable[T]], readonly: bool) -> T:

@@ -4,7 +4,7 @@
 CREATE UNLOGGED TABLE duologue.node (
     id    text        PRIMARY KEY,
     seen  timestamptz NOT NULL, -- its last sign of life
-    until timestamptz NOT NULL  -- the end of its lease
+    until timestamptz NOT NULL  -- the end of its lease; -infinity: others have begun to take over its people
 );
 
 CREATE UNLOGGED TABLE duologue.presence (
