@@ -84,6 +84,8 @@ def http_protocol(wheel: Wheel, config: TransportConfig, is_proxy: Callable[[str
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            if self._in_message:
+                self._unset_keepalive_if_required()
             self._wait_for_the_next()
 
         def send_400_response(self, msg: str) -> None:
@@ -120,7 +122,8 @@ def http_protocol(wheel: Wheel, config: TransportConfig, is_proxy: Callable[[str
             wheel.cancel(self)
             if len(self.pipeline) >= config.max_pipelined:
                 raise httptools.HttpParserError("too many pipelined requests")  # as above
-            has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+            length = max((int(value) for name, value in self.headers if name == b"content-length"), default=0)
+            has_body = length > 0 or any(name == b"transfer-encoding" for name, _ in self.headers)
             is_upgrade = self.parser.should_upgrade()
             if is_upgrade and has_body:
                 raise httptools.HttpParserError("a body behind an upgrade")
@@ -131,7 +134,7 @@ def http_protocol(wheel: Wheel, config: TransportConfig, is_proxy: Callable[[str
                 super().on_headers_complete()
                 return
             super().on_headers_complete()
-            if is_upgrade or self.expect_100_continue or self._says_too_much():
+            if is_upgrade or self.expect_100_continue or length > _UNREAD:
                 # Who expects 100 (Continue) may send the body or not after another answer: nobody can tell (RFC 9110, 10.1.1).
                 self.cycle.keep_alive = False
             if has_body and not self.cycle.keep_alive:
@@ -157,9 +160,6 @@ def http_protocol(wheel: Wheel, config: TransportConfig, is_proxy: Callable[[str
         def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
             self._answering = cycle
             super()._start_asgi_task(cycle, app)
-
-        def _says_too_much(self) -> bool:
-            return any(name == b"content-length" and int(value) > _UNREAD for name, value in self.headers)
 
         def _close_when_read(self) -> None:
             """Close, after an answer, once the request is there whose answer it was."""
