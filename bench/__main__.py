@@ -18,6 +18,7 @@ from bench import archive, nodes
 from bench.facts import facts
 from bench.histories import History, lengths, reconnects, returns
 from bench.peers.launch import running
+from bench.plots import draw
 from bench.profiling import profile
 from bench.scenarios import Result, rotated, scenarios
 from bench.web import Size as WebSize
@@ -142,6 +143,7 @@ def measure_and_keep(options: argparse.Namespace, node: str, described: dict[str
             if options.merge and folder == options.out:
                 found = archive.merged(archive.read(folder), found)
             print(archive.write(found, folder))
+            draw(found.results, folder)
             say(f"in {folder}")
 
 

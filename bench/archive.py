@@ -1,4 +1,4 @@
-"""What was measured, as a folder keeps it: results.json, the table and the plots made of it.
+"""What was measured, as a folder keeps it: results.json, and the table made of it.
 
 A run of some scenarios may take the place of these in the results of other runs. Every figure names its run, and so the
 moment, the command and the commit that it's of.
@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple
 
 from bench.medians import Results
 from bench.peers.launch import ROOT
-from bench.plots import draw
 from bench.report import summarise
 
 DOCUMENTS: Final = ROOT / "docs/benchmarks"
@@ -58,5 +57,4 @@ def write(found: Archive, folder: Path) -> str:
     table = summarise(*found)
     (folder / FILE).write_text(json.dumps(found._asdict(), indent=1) + "\n")
     (folder / "results.md").write_text(table)
-    draw(found.results, folder)
     return table
