@@ -28,6 +28,12 @@ LENGTHS = 3
 RETURNS = 20
 """The same of syncs, which take less than a second a round. So both servers run all the time, and take turns."""
 
+READINGS = 10
+"""The same of old pages."""
+
+Measure = Callable[[Peer, Path, int], Result]
+"""Of a server, with the sessions of its people and the number of the round."""
+
 
 @dataclass(frozen=True)
 class History:
@@ -63,19 +69,15 @@ def lengths(node: str, short: History, middle: History, long: History, rounds: i
                 "bytes_written_per_message": written / each.messages,
             }
             yield {"peer": "duologue", "scenario": f"size, {each.name}", "round": 0, "valid": True, **found}
-        yield from _side_by_side(node, folder, (short, long), max(RETURNS, rounds))
+        yield from _side_by_side(node, folder, (short, long), max(RETURNS, rounds), "reconnect", _reconnect)
         flags = ("--seconds", str(seconds))
-        yield from _in_turn(node, folder, (middle, long), rounds, "pages", partial(_pages, flags))
+        pages = partial(_pages, flags)
+        yield from _side_by_side(node, folder, (middle, long), max(READINGS, rounds), "pages", pages)
         yield from _in_turn(node, folder, (middle, long), rounds, "appends", partial(_appends, flags))
 
 
 def _in_turn(
-    node: str,
-    folder: Path,
-    histories: Sequence[History],
-    rounds: int,
-    what: str,
-    measure: Callable[[Peer, Path, int], Result],
+    node: str, folder: Path, histories: Sequence[History], rounds: int, what: str, measure: Measure
 ) -> Iterator[Result]:
     for turn in range(rounds):
         for each in rotated(histories, turn):
@@ -85,16 +87,18 @@ def _in_turn(
             yield {"peer": "duologue", "scenario": f"{what}, {each.name}", "round": turn, **rested, **result}
 
 
-def _side_by_side(node: str, folder: Path, histories: Sequence[History], rounds: int) -> Iterator[Result]:
-    """Syncs, with a server of each that isn't stopped in between: the machine's speed moves within the half minute that a start
-    takes, and no round is a second long."""
+def _side_by_side(
+    node: str, folder: Path, histories: Sequence[History], rounds: int, what: str, measure: Measure
+) -> Iterator[Result]:
+    """What only reads, with a server of each that isn't stopped in between: the machine's speed moves within the half minute
+    that a start takes, and a round is a second or a few."""
     with ExitStack() as stack:
         peers = [stack.enter_context(running("duologue", node, folder / each.name)) for each in histories]
         ready = [(each, peer, _ready(peer, folder / each.name)) for each, peer in zip(histories, peers, strict=True)]
         for turn in range(rounds):
             for each, peer, rested in rotated(ready, turn):
-                result = _reconnect(peer, folder / f"{each.name}.json", turn)
-                yield {"peer": "duologue", "scenario": f"reconnect, {each.name}", "round": turn, **rested, **result}
+                result = measure(peer, folder / f"{each.name}.json", turn)
+                yield {"peer": "duologue", "scenario": f"{what}, {each.name}", "round": turn, **rested, **result}
 
 
 def _ready(peer: Peer, folder: Path) -> Result:
