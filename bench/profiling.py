@@ -21,7 +21,13 @@ START_UP: Final = 2
 
 TOP: Final = 25
 
-IDLE: Final = frozenset({"_worker (concurrent/futures/thread.py)", "Condition.wait (threading.py)"})
+IDLE: Final = frozenset(
+    {
+        "_worker (concurrent/futures/thread.py)",
+        "Condition.wait (threading.py)",
+        "Readers._share (duologue/store/sqlite/readers.py)",
+    }
+)
 """Functions that wait for work in C, where py-spy takes them for busy."""
 
 
