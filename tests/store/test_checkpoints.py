@@ -114,6 +114,7 @@ async def test_messages_are_committed_while_the_disk_takes_its_time(
     await until_moved(disk, rounds)
     for _ in range(100):
         await write(bench, 20)
+        await until_moved(disk, rounds)
     assert log_size(bench.folder) < 3 * wal.CHECKPOINT_PAGES * 4_096
     await bench.close()
     assert bench.failures == []
