@@ -170,6 +170,13 @@ async def test_no_renewal_comes_after_the_node_has_left(database: str) -> None:
                 await asyncio.sleep(0.01)
 
 
+async def until_online(registry: Registry) -> None:
+    """Until Ann is written down."""
+    async with asyncio.timeout(TIMEOUT):
+        while not await registry.online([ANN.id]):
+            await asyncio.sleep(0.01)
+
+
 async def test_who_comes_before_the_node_is_registered_is_written_down_as_soon_as_it_is(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,9 +189,7 @@ async def test_who_comes_before_the_node_is_registered_is_written_down_as_soon_a
         elsewhere.moved(ANN.id)
         await store.people([ANN.id])  # by then it would have been tried
         registry.go_on.set()
-        async with asyncio.timeout(TIMEOUT):
-            while not await registry.online([ANN.id]):
-                await asyncio.sleep(0.01)
+        await until_online(registry)
 
 
 async def test_who_comes_to_a_node_that_was_given_up_is_written_down_when_it_is_back(
@@ -208,8 +213,7 @@ async def test_who_comes_to_a_node_that_was_given_up_is_written_down_when_it_is_
             elsewhere.moved(ANN.id)
             await registry.refused.wait()
             registry.go_on.set()
-            while not await registry.online([ANN.id]):
-                await asyncio.sleep(0.01)
+            await until_online(registry)
 
 
 async def test_what_watchers_were_told_is_remembered_of_however_many(

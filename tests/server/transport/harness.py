@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Collection
@@ -23,6 +24,9 @@ PATIENCE = 10.0
 """Seconds after which something that ought to happen counts as not happening."""
 
 LARGE = 50_000_000
+
+HOST = b"Host: 127.0.0.1\r\n"
+OPEN = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\n" + HOST + b"\r\n"
 
 Serve = Callable[..., AbstractAsyncContextManager["Running"]]
 
@@ -160,6 +164,21 @@ class Peer:
                 return await self.reader.read(-1)
             except ConnectionError:
                 return b""
+
+
+async def polling(running: Running) -> bytes:
+    """The target of a new polling session."""
+    status, body = await running.request(OPEN)
+    assert status == 200
+    sid: str = json.loads(body[1:])["sid"]
+    return b"/socket.io/?EIO=4&transport=polling&sid=" + sid.encode()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop turn until something is true."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - any condition, not an event
+            await asyncio.sleep(0)
 
 
 async def _large(request: Request) -> Response:

@@ -9,27 +9,9 @@ import pytest
 
 from duologue.server.transport import encode_event, encode_frame
 from duologue.wire import Limits
-from tests.server.transport.harness import PATIENCE, Running, Serve
+from tests.server.transport.harness import HOST, OPEN, PATIENCE, Serve, polling, until
 
 pytestmark = pytest.mark.asyncio
-
-HOST = b"Host: 127.0.0.1\r\n"
-OPEN = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\n" + HOST + b"\r\n"
-
-
-async def polling(running: Running) -> bytes:
-    """The target of a new polling session."""
-    status, body = await running.request(OPEN)
-    assert status == 200
-    sid: str = json.loads(body[1:])["sid"]
-    return b"/socket.io/?EIO=4&transport=polling&sid=" + sid.encode()
-
-
-async def until(condition: object) -> None:
-    """Let the loop turn until something is true."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # type: ignore[operator]  # noqa: ASYNC110 - any condition, not an event
-            await asyncio.sleep(0)
 
 
 class TestFrames:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
 
-from tests.server.transport.harness import PATIENCE, Peer, Running, Serve
+from tests.server.transport.harness import HOST, PATIENCE, Peer, Serve, polling, until
 
 pytestmark = pytest.mark.asyncio
 
-HOST = b"Host: 127.0.0.1\r\n"
-OPEN = b"/socket.io/?EIO=4&transport=polling"
+TARGET = b"/socket.io/?EIO=4&transport=polling"
 INNER = b"GET /smuggled HTTP/1.1\r\n" + HOST + b"\r\n"
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: "
 
@@ -24,19 +22,6 @@ def get(target: bytes, more: bytes = b"") -> bytes:
 
 def post(target: bytes, size: int, more: bytes = b"", version: bytes = b"1.1") -> bytes:
     return b"POST " + target + b" HTTP/" + version + b"\r\n" + HOST + more + b"Content-Length: %d\r\n\r\n" % size
-
-
-async def session(running: Running) -> bytes:
-    """Opens one; what its requests ask for."""
-    _, body = await running.request(get(OPEN))
-    sid: str = json.loads(body[1:])["sid"]
-    return OPEN + b"&sid=" + sid.encode()
-
-
-async def until_none(things: object) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while things:
-            await asyncio.sleep(0)
 
 
 async def written(peer: Peer, data: bytes) -> None:
@@ -79,7 +64,7 @@ async def test_behind_chunks_neither(serve: Serve) -> None:
 async def test_an_upgrade_that_we_dont_know_is_an_ordinary_request_and_the_last_one(serve: Serve) -> None:
     async with serve() as running:
         peer = await running.open()
-        peer.writer.write(get(OPEN, UPGRADE + b"h2c\r\n"))
+        peer.writer.write(get(TARGET, UPGRADE + b"h2c\r\n"))
         answer = await peer.end()
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"\r\nconnection: close\r\n" in answer
@@ -90,21 +75,19 @@ async def test_an_upgrade_behind_a_request_that_isnt_answered(serve: Serve) -> N
     async with serve(header_timeout=0.3, write_timeout=3600) as running:
         peer = await running.open()  # it doesn't read
         peer.writer.write(get(b"/stream"))
-        async with asyncio.timeout(PATIENCE):
-            while not any(each.flow.write_paused for each in running.http_connections):  # type: ignore[attr-defined]
-                await asyncio.sleep(0)
+        await until(lambda: any(each.flow.write_paused for each in running.http_connections))  # type: ignore[attr-defined]
         key = b"websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
         await written(peer, get(b"/socket.io/?EIO=4&transport=websocket", UPGRADE + key))
-        await until_none(running.http_connections)  # it's closed, or a websocket
+        await until(lambda: not running.http_connections)  # it's closed, or a websocket
         peer.writer.transport.abort()
-        await until_none(running.http_requests)
+        await until(lambda: not running.http_requests)
 
 
 @pytest.mark.parametrize(("known", "status"), [(True, b"413"), (False, b"400")])
 async def test_an_early_answer_to_who_waits_for_100_is_the_last_one(serve: Serve, known: bool, status: bytes) -> None:
     """They may send the body or not, and what comes next would be taken for it."""
     async with serve() as running:
-        target = await session(running) if known else OPEN + b"&sid=unknown"
+        target = await polling(running) if known else TARGET + b"&sid=unknown"
         peer = await running.open()
         peer.writer.write(post(target, 1_100_000, b"Expect: 100-continue\r\n"))
         head = (await peer.reader.readuntil(b"\r\n\r\n")).lower()
@@ -118,7 +101,7 @@ async def test_whose_connection_closes_gets_the_answer_after_the_whole_body(
     serve: Serve, version: bytes, more: bytes, known: bool, status: bytes
 ) -> None:
     async with serve() as running:
-        target = await session(running) if known else OPEN + b"&sid=unknown"
+        target = await polling(running) if known else TARGET + b"&sid=unknown"
         peer = await running.open()
         peer.writer.write(post(target, 3_000_000, more, version))
         for _ in range(30):
@@ -131,7 +114,7 @@ async def test_what_comes_behind_the_last_request_is_nobodys(serve: Serve) -> No
         peer = await running.open()
         peer.writer.write(post(b"/nothing", 2, b"Expect: 100-continue\r\n"))
         head = await peer.reader.readuntil(b"\r\n\r\n")
-        peer.writer.write(b"xx" + get(OPEN))
+        peer.writer.write(b"xx" + get(TARGET))
         assert head.startswith(b"HTTP/1.1 404 ")
         assert b"HTTP/1.1" not in await peer.end()
         assert running.server.counters.connections == 0
@@ -172,13 +155,9 @@ async def test_who_announces_more_than_will_be_read_is_told_that_the_connection_
 @pytest.mark.parametrize("behind", [b"", get(b"/nothing")], ids=["alone", "with another request behind it"])
 async def test_whose_poll_is_cut_has_gone(serve: Serve, behind: bytes) -> None:
     async with serve(ping_interval=3600) as running:
-        target = await session(running)
+        target = await polling(running)
         peer = await running.open()
         peer.writer.write(get(target) + behind)
-        async with asyncio.timeout(PATIENCE):
-            while not running.http_requests:
-                await asyncio.sleep(0)
+        await until(lambda: running.http_requests)
         peer.writer.transport.abort()
-        async with asyncio.timeout(PATIENCE):
-            while running.server.counters.connections:
-                await asyncio.sleep(0)
+        await until(lambda: not running.server.counters.connections)

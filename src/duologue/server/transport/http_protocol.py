@@ -138,7 +138,7 @@ def http_protocol(wheel: Wheel, config: TransportConfig, is_proxy: Callable[[str
                 # Who expects 100 (Continue) may send the body or not after another answer: nobody can tell (RFC 9110, 10.1.1).
                 self.cycle.keep_alive = False
             if has_body and not self.cycle.keep_alive:
-                self.cycle.transport = _Lingering(self.transport, self._close_when_read)  # type: ignore[assignment]
+                self.cycle.transport = _Lingering(self.transport, self._close_when_read)  # type: ignore[assignment]  # all that it uses
 
         def on_body(self, body: bytes) -> None:
             self._body += len(body)
